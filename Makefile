@@ -1,0 +1,115 @@
+# `make help` lists what there is to do. Rust, Python 3.10 or later and make are all it takes:
+# everything else is installed into .venv, and what is up to date is not built again.
+
+# The first Python that is new enough. `make PYTHON=python3.13 …` chooses another, for a new .venv.
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
+	then command -v $$candidate; break; fi; done)
+
+# Passed on to pytest by `test-python` and to the benchmark by `bench`.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+CARGO ?= cargo
+
+# pyo3 asks this Python what to build for; maturin finds the environment by the second name.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+unexport CONDA_PREFIX PYTHONHOME
+
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml $(wildcard Cargo.lock)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- setting up -----------------------------------------------------------------------------------
+
+.PHONY: venv
+venv: $(STAMPS)/dev  ## create .venv with what development needs (PYTHON=… chooses the Python)
+
+$(STAMPS)/created:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or later was found. Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is not a Python 3.10 or later." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. Install its venv module (often a package of its own, such as python3-venv), or name another: make PYTHON=/path/to/python" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: $(STAMPS)/created pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/dev pyproject.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+.PHONY: build
+build: $(STAMPS)/build  ## build the extension module (if a Rust source has changed) and install aevent into .venv
+
+$(STAMPS)/build: $(STAMPS)/dev $(RUST_SOURCES)
+	@command -v $(CARGO) >/dev/null || { echo "cargo was not found. Install Rust." >&2; exit 1; }
+	PIP_QUIET=1 $(BIN)/maturin develop --release
+	@touch $@
+
+# The stamp says nothing if the module itself is gone.
+ifeq ($(wildcard aevent/_core.*.so),)
+.PHONY: $(STAMPS)/build
+endif
+
+# --- using it -------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: build  ## 500 downloads with requests, 100 at a time, on each backend
+	$(BIN)/python examples/fetch.py $(ARGS)
+
+.PHONY: bench
+bench: build $(STAMPS)/bench  ## run the benchmarks (ARGS=… goes to benches/run.py)
+	$(BIN)/python benches/run.py $(ARGS)
+
+.PHONY: wheel
+wheel: $(STAMPS)/dev  ## build a wheel and a source archive into dist/
+	$(BIN)/maturin build --release --sdist --out dist
+
+# --- checking it ----------------------------------------------------------------------------------
+
+# --keep-going: a formatting error must not hide what the tests say. The Python tests come last, so
+# that their summary ends the output.
+.PHONY: test
+test: build  ## all checks: lint, types, Rust tests and models, Python tests
+	@$(MAKE) --no-print-directory --keep-going lint typecheck test-rust test-python
+
+.PHONY: test-rust
+test-rust:  ## the scheduler's own tests, and loom's exploration of what threads share
+	$(CARGO) test -p aevent-runtime
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUSTFLAGS="--cfg loom" \
+		$(CARGO) test -p aevent-runtime --release --test loom_wait_queue --target-dir target/loom
+
+.PHONY: test-python
+test-python: build  ## the Python tests (ARGS=… goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(STAMPS)/dev  ## formatting and lints of Rust and Python
+	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt was not found. With rustup: rustup component add rustfmt" >&2; exit 1; }
+	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "clippy was not found. With rustup: rustup component add clippy" >&2; exit 1; }
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# backends/ is checked as aevent._backends, the name it is imported by.
+.PHONY: typecheck
+typecheck: build  ## mypy, and stubtest: does _core.pyi tell the truth?
+	$(BIN)/python -m mypy --strict aevent examples
+	$(BIN)/python -m mypy.stubtest aevent._core
+
+.PHONY: clean
+clean:  ## remove what was built, and .venv
+	rm -rf $(VENV) target dist aevent/_core.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,44 @@
+"""Ordinary synchronous Python inside a trio or asyncio program, or on a loop of its own.
+
+Layers, each using only those to its left:
+
+    _core (Rust) <- _exceptions <- _backend (contract) <- adapters (_backends) and primitives
+    (_sync, _scopes, _task_groups, _bridge, _run) <- _monkey <- this file
+
+The public names are re-exported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from ._bridge import await_ as await_
+from ._bridge import native as native
+from ._bridge import patched as patched
+from ._bridge import per_task as per_task
+from ._exceptions import AeventError as AeventError
+from ._exceptions import Cancelled as Cancelled
+from ._offload import offload as offload
+from ._run import run as run
+from ._run import runner as runner
+from ._scopes import CancelScope as CancelScope
+from ._scopes import current_effective_deadline as current_effective_deadline
+from ._scopes import fail_after as fail_after
+from ._scopes import fail_at as fail_at
+from ._scopes import move_on_after as move_on_after
+from ._scopes import move_on_at as move_on_at
+from ._setup import patch_ as patch_
+from ._setup import setup as setup
+from ._sync import BoundedSemaphore as BoundedSemaphore
+from ._sync import Condition as Condition
+from ._sync import Event as Event
+from ._sync import Lock as Lock
+from ._sync import RLock as RLock
+from ._sync import Semaphore as Semaphore
+from ._sync import SimpleQueue as SimpleQueue
+from ._task_groups import TaskGroup as TaskGroup
+from ._time import checkpoint as checkpoint
+from ._time import current_time as current_time
+from ._time import sleep as sleep
+from ._time import sleep_forever as sleep_forever
+from ._time import sleep_until as sleep_until
+
+__version__ = "0.1.0"

@@ -1,0 +1,229 @@
+"""The contract that an adapter of a host's loop fulfils, and how adapters are found.
+
+An adapter only translates. The scheduler, its timers, the readiness of descriptors, locks, green
+threads and their cancel scopes are the same whoever drives them; the adapter calls
+`_core.tick()` when the scheduler's descriptor is readable, makes a host's task wait for one of ours,
+and hands out the host's own tasks and cancel scopes.
+
+The native backend has no host: the scheduler's loop is the loop. Its adapter runs it and has nothing
+else to translate.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from . import _core
+from ._exceptions import AeventError
+
+T = TypeVar("T")
+
+BACKENDS = ("native", "asyncio", "trio")
+
+
+class HostScope(Protocol):
+    """A host's cancel scope. Used only in the host's own context, except `cancel`."""
+
+    @property
+    def cancel_called(self) -> bool: ...
+    @property
+    def cancelled_caught(self) -> bool: ...
+    def cancel(self) -> None:
+        """Cancels it; may be called from a green thread."""
+
+    def set_deadline(self, deadline: float) -> None:
+        """Moves the deadline, in seconds of `time.monotonic()`."""
+
+    def set_shield(self, shield: bool) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+
+class HostTasks(Protocol):
+    """A container of a host's tasks, entered by `async with`: leaving it waits for all of them."""
+
+    scope: HostScope
+
+    def start(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
+        """Starts `make()`, whose exceptions the caller has provided for, as a task."""
+
+
+class Backend(ABC):
+    """What drives a loop: `run` for the whole of it, the rest for one that runs already."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
+        """Runs the host's loop until `main()` is done. `options` are the host's own."""
+
+
+class HostBackend(Backend):
+    """An adapter to a loop that somebody else runs. One object per running loop."""
+
+    #: What the host raises in a cancelled task.
+    cancelled: type[BaseException]
+
+    def __init__(self) -> None:
+        self._attached = 0
+        self._ticking = False
+        self._deferred: list[Callable[[], object]] = []
+
+    # --- driving the scheduler ---
+
+    def attach(self) -> None:
+        """Has the host drive the calling thread's scheduler, until `detach`. Nests."""
+        if self._attached == 0:
+            _core.set_host(self)
+            try:
+                self.begin_ticking()
+            except BaseException:
+                _core.set_host(None)
+                raise
+        self._attached += 1
+
+    def detach(self) -> None:
+        """Ends what `attach` began."""
+        self._attached -= 1
+        if self._attached == 0:
+            self.end_ticking()
+            _core.set_host(None)
+
+    @abstractmethod
+    def begin_ticking(self) -> None:
+        """Has the host call `tick` whenever `_core.loop_fd()` is readable, and once at first."""
+
+    @abstractmethod
+    def end_ticking(self) -> None:
+        """Undoes `begin_ticking`. The host calls `tick` no more."""
+
+    def tick(self) -> bool:
+        """One turn of the scheduler. True: call again soon, after the host's own tasks."""
+        self._ticking = True
+        self.hide()
+        try:
+            return _core.tick()
+        finally:
+            self.show()
+            self._ticking = False
+            while self._deferred:
+                self._deferred.pop(0)()
+
+    def hide(self) -> None:
+        """Green threads are about to run: they see no running loop, as real threads would not."""
+
+    def show(self) -> None:
+        """The host's own code is about to run again."""
+
+    def call_in_host(self, fn: Callable[[], object]) -> None:
+        """Calls `fn` where the host's functions work: now, or at the end of the running tick."""
+        if self._ticking:
+            self._deferred.append(fn)
+        else:
+            fn()
+
+    # --- the host's tasks ---
+
+    @abstractmethod
+    def install_portal(self) -> None:
+        """Puts a portal around the host's running task; it counts from the next step on."""
+
+    def portal(self, coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """A portal around a coroutine that the host has not started."""
+        return _core.Portal(coroutine, self)
+
+    @abstractmethod
+    async def park(self, waker: _core.HostWaker) -> None:
+        """Makes the host's running task wait until `waker` is woken, or not at all if it is.
+
+        The host's own cancellation ends the wait with the host's own exception.
+        """
+
+    @abstractmethod
+    def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Starts a task that belongs to nobody, and whose exceptions are provided for."""
+
+    @abstractmethod
+    def open_tasks(self) -> AbstractAsyncContextManager[HostTasks]:
+        """A container for tasks."""
+
+    @abstractmethod
+    def open_scope(self, deadline: float, shield: bool) -> HostScope:
+        """A cancel scope of the host's; `deadline` in seconds of `time.monotonic()`."""
+
+    @abstractmethod
+    def current_effective_deadline(self) -> float:
+        """The deadline of the running task, in seconds of `time.monotonic()`."""
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """The host's own sleep; zero is a checkpoint."""
+
+
+def check_name(name: str) -> str:
+    """`name`, if there is such a backend."""
+    if name not in BACKENDS:
+        raise AeventError(
+            f"there is no backend {name!r}: choose one of {', '.join(map(repr, BACKENDS))}"
+        )
+    return name
+
+
+def load(name: str) -> type[Backend]:
+    """The adapter called `name`. Imports its host, and no other."""
+    module = importlib.import_module(f"._backends.{check_name(name)}_backend", __package__)
+    adapter: type[Backend] = module.ADAPTER
+    return adapter
+
+
+def current_host() -> HostBackend:
+    """The adapter that drives the calling thread's loop; an error if there is none."""
+    host = _core.get_host()
+    if host is None:
+        raise AeventError(
+            "this needs a runner: put 'async with aevent.runner():' around this code, or start the "
+            "program with aevent.run()."
+        )
+    assert isinstance(host, HostBackend)
+    return host
+
+
+def in_task_of_ours() -> bool:
+    """Whether the running task is stepped by us, not by a host."""
+    return _core.task_kind() in ("coroutine", "green")
+
+
+async def wait(wait: _core.Wait) -> None:
+    """Waits for `wait` in whichever task runs this. Cancellation gives the wait up.
+
+    Not a checkpoint if the wait is over already: the caller sees to that.
+    """
+    if in_task_of_ours():
+        await wait
+        return
+    host = current_host()
+    waker = _core.HostWaker()
+    try:
+        while not wait.poll(waker):
+            await host.park(waker)
+    except BaseException:
+        wait.cancel()
+        raise
+
+
+async def checkpoint() -> None:
+    """Lets other tasks run, and raises if the running one is cancelled."""
+    if in_task_of_ours():
+        await _core.Checkpoint()
+    else:
+        await current_host().sleep(0)

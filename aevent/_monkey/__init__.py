@@ -1,0 +1,1 @@
+"""The patched standard library: one file per module, `patcher` for all."""

@@ -1,0 +1,26 @@
+"""`_thread`: starting bare threads, identity, locks, local data."""
+
+from __future__ import annotations
+
+import _thread
+
+from .. import _core
+from . import originals, patcher
+
+
+def get_ident() -> int:
+    """The identifier of the green thread, or of the OS thread outside one."""
+    ident = _core.thread_ident()
+    return originals.get_ident() if ident is None else ident
+
+
+def patch() -> None:
+    for name in ("start_new_thread", "start_new"):
+        if hasattr(_thread, name):
+            patcher.function(_thread, name, _core.start_new_thread)
+    patcher.function(_thread, "get_ident", get_ident)
+    for name in ("allocate_lock", "allocate", "LockType", "lock"):
+        if hasattr(_thread, name):
+            patcher.hybrid(_thread, name, _core.Lock)
+    patcher.hybrid(_thread, "RLock", _core.RLock)
+    patcher.hybrid(_thread, "_local", _core.local)

@@ -1,0 +1,55 @@
+"""The standard library's own functions, as they were when aevent was imported.
+
+Our own code that must work patched or not takes them from here, and so do the hosts' modules.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import queue
+import select
+import selectors
+import socket
+import threading
+import time
+from types import ModuleType
+from typing import Any
+
+_NAMES = ("_thread", "atexit", "queue", "select", "selectors", "socket", "threading", "time")
+_MODULES: tuple[ModuleType, ...] = (
+    _thread,
+    atexit,
+    queue,
+    select,
+    selectors,
+    socket,
+    threading,
+    time,
+)
+
+#: Module name to what its public names stood for.
+saved: dict[str, dict[str, Any]] = {
+    name: dict(vars(module)) for name, module in zip(_NAMES, _MODULES, strict=True)
+}
+
+allocate_lock = _thread.allocate_lock
+get_ident = _thread.get_ident
+monotonic = time.monotonic
+sleep = time.sleep
+start_new_thread = _thread.start_new_thread
+SystemThread = threading.Thread
+SystemLocal = _thread._local
+"""A real thread's local data."""
+
+_copies: dict[str, ModuleType] = {}
+
+
+def module(name: str, **replaced: Any) -> ModuleType:
+    """A copy of the module with the originals in it; `replaced` says what else differs."""
+    copy = _copies.get(name)
+    if copy is None:
+        copy = _copies[name] = ModuleType(name, saved[name].get("__doc__"))
+        vars(copy).update(saved[name])
+    vars(copy).update(replaced)
+    return copy

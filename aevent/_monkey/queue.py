@@ -1,0 +1,91 @@
+"""`queue`: the classes wait through the patched locks; here they learn to serve async code."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+from .. import _core
+from .._backend import checkpoint, wait
+from .._scopes import move_on_after
+from . import patcher
+
+
+async def _when(
+    self: queue.Queue[Any],
+    condition: Any,
+    ready: Callable[[], bool],
+    act: Callable[[], Any],
+) -> Any:
+    await checkpoint()
+    while True:
+        await self.mutex.async_acquire()  # type: ignore[attr-defined]
+        try:
+            if ready():
+                return act()
+            # Listening begins while the lock is held, so no notification can be missed.
+            notified = condition._notified_wait()
+        finally:
+            self.mutex.release()
+        try:
+            await wait(notified)
+        finally:
+            # If it was notified but is cancelled, the next waiter is notified instead.
+            notified.cancel()
+
+
+async def _async_get(self: queue.Queue[Any], timeout: float | None = None) -> Any:
+    """Takes the next item, waiting if need be. A checkpoint. Cancellation loses no item.
+
+    Raises `queue.Empty` when `timeout` seconds are over.
+    """
+
+    def take() -> Any:
+        item = self._get()
+        self.not_full.notify()
+        return item
+
+    with move_on_after(timeout):
+        return await _when(self, self.not_empty, lambda: self._qsize() > 0, take)
+    raise queue.Empty
+
+
+async def _async_put(self: queue.Queue[Any], item: Any, timeout: float | None = None) -> None:
+    """Puts `item`, waiting for room if need be. A checkpoint.
+
+    Raises `queue.Full` when `timeout` seconds are over.
+    """
+
+    def put() -> bool:
+        self._put(item)
+        self.unfinished_tasks += 1
+        self.not_empty.notify()
+        return True
+
+    def has_room() -> bool:
+        return self.maxsize <= 0 or self._qsize() < self.maxsize
+
+    with move_on_after(timeout):
+        await _when(self, self.not_full, has_room, put)
+        return
+    raise queue.Full
+
+
+async def _async_join(self: queue.Queue[Any]) -> None:
+    """Waits until `task_done` was called for every item. A checkpoint."""
+    await _when(
+        self, self.all_tasks_done, lambda: self.unfinished_tasks == 0, lambda: None
+    )
+
+
+def patch() -> None:
+    patcher.hybrid(queue, "SimpleQueue", _core.SimpleQueue)
+    for name, function in (
+        ("async_get", _async_get),
+        ("async_put", _async_put),
+        ("async_join", _async_join),
+    ):
+        function.__name__ = name
+        function.__qualname__ = f"Queue.{name}"
+        setattr(queue.Queue, name, function)

@@ -1,0 +1,238 @@
+"""`threading`: threads that are green when they are started in a task.
+
+`Thread` stays the class it is; its methods decide. A thread is green from its `start()` on, for good,
+and so are `join()`, `ident` and the rest for whoever asks. What the module keeps to itself is used
+only as far as `PRIVATE` lists it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .. import _core
+from . import originals, patcher
+from ._thread import get_ident
+
+#: Private names of `threading` that are used here, and the Pythons that have them. A test compares.
+PRIVATE = {
+    "Thread._initialized": "3.10-3.14",
+    "Thread._started": "3.10-3.14",
+    "Thread._ident": "3.10-3.14",
+    "Thread._invoke_excepthook": "3.10-3.14",
+    "_DummyThread": "3.10-3.14",
+}
+
+_Thread = originals.SystemThread
+_orig: dict[str, Any] = {}
+
+
+class _SystemThread(_Thread):
+    """A thread of the operating system, whoever starts it: `Thread._aevent_orig`."""
+
+    def start(self) -> None:
+        entered = _core.adjust_native(1)
+        try:
+            _orig["start"](self)
+        finally:
+            if entered:
+                _core.adjust_native(-1)
+
+
+class _GreenDummy(threading._DummyThread):
+    """Stands for a green thread that was not started as a `Thread`."""
+
+    def __init__(self, task: _core.Task) -> None:
+        _Thread.__init__(self, name=f"Dummy-{task.ident:x}", daemon=True)
+        self._aevent_task = task
+        self._ident = task.ident
+        self._started.set()
+
+    def is_alive(self) -> bool:
+        return self._aevent_task.is_alive()
+
+
+def _task_of(thread: threading.Thread) -> _core.Task | None:
+    task: _core.Task | None = thread.__dict__.get("_aevent_task")
+    return task
+
+
+def start(self: threading.Thread) -> None:
+    if not self._initialized:  # type: ignore[attr-defined]
+        raise RuntimeError("thread.__init__() not called")
+    if self._started.is_set():  # type: ignore[attr-defined]
+        raise RuntimeError("threads can only be started once")
+    context = getattr(self, "_context", None)
+    if context is None and getattr(sys.flags, "thread_inherit_context", 0):
+        import contextvars  # 3.14 and later only
+
+        context = contextvars.copy_context()
+    task = _core.start_thread(self, _Bootstrap(self), self.daemon, context)
+    self._aevent_task = task  # type: ignore[attr-defined]
+    self._ident = task.ident  # type: ignore[attr-defined]
+    _alive[task.ident] = self
+    self._started.set()  # type: ignore[attr-defined]
+
+
+#: The green threads that were started and have not ended.
+_alive: dict[int, threading.Thread] = {}
+
+
+class _Bootstrap:
+    """What a green thread runs: the thread's `run()`, with its exception given to the hook."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
+
+    def __call__(self) -> None:
+        thread = self.thread
+        trace, profile = _orig["gettrace"](), _orig["getprofile"]()
+        if trace is not None:
+            sys.settrace(trace)
+        if profile is not None:
+            sys.setprofile(profile)
+        try:
+            thread.run()
+        except _core.Cancelled:
+            pass
+        except BaseException:
+            thread._invoke_excepthook(thread)  # type: ignore[attr-defined]
+        finally:
+            _alive.pop(thread._ident, None)  # type: ignore[attr-defined]
+            if trace is not None:
+                sys.settrace(None)
+            if profile is not None:
+                sys.setprofile(None)
+
+
+def join(self: threading.Thread, timeout: float | None = None) -> None:
+    task = self.__dict__.get("_aevent_task")
+    if task is None:
+        return _orig["join"](self, timeout)  # type: ignore[no-any-return]
+    if task.ident == _core.thread_ident():
+        raise RuntimeError("cannot join current thread")
+    task.join(None if timeout is None else max(timeout, 0))
+
+
+def _join_system_thread(self: threading.Thread, timeout: float | None = None) -> None:
+    """Joining a real thread from a task: the wait is done by another real thread."""
+    if not self.is_alive():
+        return _orig["join"](self, timeout)  # type: ignore[no-any-return]
+    _core.offload(_orig["join"], self, timeout)
+
+
+def join_in_task(self: threading.Thread, timeout: float | None = None) -> None:
+    if self.__dict__.get("_aevent_task") is not None or not self._started.is_set():  # type: ignore[attr-defined]
+        join(self, timeout)
+    else:
+        _join_system_thread(self, timeout)
+
+
+def is_alive(self: threading.Thread) -> bool:
+    task = _task_of(self)
+    if task is None:
+        alive: bool = _orig["is_alive"](self)
+        return alive
+    return task.is_alive()
+
+
+def _describe(self: threading.Thread) -> str:
+    task = _task_of(self)
+    if task is None:
+        text: str = _orig["__repr__"](self)
+        return text
+    status = "started" if task.is_alive() else "stopped"
+    if self.daemon:
+        status += " daemon"
+    return f"<{type(self).__name__}({self.name}, {status} {task.ident})>"
+
+
+def _set_daemon(self: threading.Thread, daemonic: bool) -> None:
+    _orig["daemon"].fset(self, daemonic)
+
+
+def current_thread() -> threading.Thread:
+    """The green thread's `Thread` object; made up for one that has none."""
+    thread = _core.current_thread()
+    if thread is not None:
+        return thread  # type: ignore[no-any-return]
+    if _core.thread_ident() is None:
+        system: threading.Thread = _orig["current_thread"]()
+        return system
+    task = _core.current_task()
+    assert task is not None
+    dummy = _GreenDummy(task)
+    task.thread = dummy
+    return dummy
+
+
+def _enumerate() -> list[threading.Thread]:
+    """All threads that are alive: green ones and the operating system's."""
+    return [*_orig["enumerate"](), *[thread for thread in _alive.values() if thread.is_alive()]]
+
+
+def active_count() -> int:
+    return len(_enumerate())
+
+
+def _deprecated(name: str, new: str, function: Callable[[], Any]) -> Callable[[], Any]:
+    def call() -> Any:
+        import warnings  # only for the deprecated names
+
+        warnings.warn(
+            f"{name}() is deprecated, use {new}() instead", DeprecationWarning, stacklevel=2
+        )
+        return function()
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def after_fork_in_child() -> None:
+    """Of the green threads only the one that forked is alive."""
+    me = _core.thread_ident()
+    for ident in [ident for ident in _alive if ident != me]:
+        del _alive[ident]
+
+
+def patch() -> None:
+    for name in ("start", "join", "is_alive", "__repr__"):
+        _orig[name] = getattr(_Thread, name)
+    for name in ("current_thread", "enumerate", "active_count", "gettrace", "getprofile"):
+        _orig[name] = getattr(threading, name)
+    patcher.method(_Thread, "start", start)
+    # join() and is_alive() look at the thread, not only at the caller: a real thread may join a
+    # green one.
+    patcher.always(_Thread, "join", _core.PatchedMethod(join, join_in_task, "join", "Thread.join", "threading"))
+    patcher.always(_Thread, "is_alive", is_alive)
+    patcher.always(_Thread, "__repr__", _describe)
+    _Thread._aevent_orig = _SystemThread  # type: ignore[attr-defined]
+    _Thread._aevent_new = _Thread  # type: ignore[attr-defined]
+    _Thread._aevent_select = staticmethod(  # type: ignore[attr-defined]
+        lambda: _Thread if _core.in_task() else _SystemThread
+    )
+
+    for name, kind in (
+        ("Lock", _core.Lock),
+        ("RLock", _core.RLock),
+        ("Condition", _core.Condition),
+        ("Event", _core.Event),
+        ("Semaphore", _core.Semaphore),
+        ("BoundedSemaphore", _core.BoundedSemaphore),
+        ("local", _core.local),
+    ):
+        patcher.hybrid(threading, name, kind)
+    patcher.function(threading, "get_ident", get_ident)
+    patcher.always(threading, "current_thread", current_thread)
+    patcher.always(threading, "enumerate", _enumerate)
+    patcher.always(threading, "active_count", active_count)
+    for name, new, function in (
+        ("currentThread", "current_thread", current_thread),
+        ("activeCount", "active_count", active_count),
+    ):
+        if hasattr(threading, name):
+            patcher.always(threading, name, _deprecated(name, new, function))

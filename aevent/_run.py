@@ -1,0 +1,257 @@
+"""Running a program, and being the home of its green threads."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from . import _core
+from ._backend import HostBackend, checkpoint, current_host, load, wait
+from ._bridge import is_coroutine_function
+from ._core import Cancelled, CancelScope
+from ._exceptions import AeventError
+
+#: The backend that `setup` chose.
+chosen_backend: str | None = None
+
+#: Called before a loop is run: the hosts may have been imported since `setup`.
+before_run: Callable[[], None] = lambda: None
+
+_runner: contextvars.ContextVar[_core.Children] = _core.runner_variable()
+
+
+def default_backend() -> str:
+    """What `run` uses unless it is told: what `setup` was given, `AEVENT_BACKEND`, or native."""
+    return chosen_backend or os.environ.get("AEVENT_BACKEND") or "native"
+
+
+def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **options: Any) -> Any:
+    """Runs `fn(*args)`, async or not, to its end, and returns what it returns.
+
+    Green threads that it started and that are no daemons are waited for; daemons are then cancelled.
+    `options` go to the host's own `run`: `asyncio.Runner`'s (`debug`, `loop_factory`) or
+    `trio.run`'s (`clock`, `instruments`, …).
+
+    Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits. Not to be called
+    in a thread whose loop is running.
+    """
+    if isinstance(fn, Coroutine):
+        fn.close()
+        raise TypeError(
+            f"run() expects a function and its arguments, not the coroutine object {fn!r}: write "
+            "run(fn, arg), not run(fn(arg))"
+        )
+    if not callable(fn):
+        raise TypeError(f"run() expects a function, not {fn!r}")
+    if _core.driver() is not None:
+        raise AeventError(
+            "aevent.run() was called in an OS thread whose loop is running already. Call the "
+            "function directly, spawn it, or run it in a thread of its own."
+        )
+    adapter = load(backend or default_backend())()
+    before_run()
+    if not isinstance(adapter, HostBackend):
+        if options:
+            raise TypeError(f"the native backend has no option {next(iter(options))!r}")
+        return _run_natively(fn, args)
+    if is_coroutine_function(fn):
+
+        async def main() -> Any:
+            async with runner(_adapter=adapter):
+                current_host().install_portal()
+                await checkpoint()
+                return await fn(*args)
+
+        return adapter.run(main, options)
+
+    async def main_of_sync() -> Any:
+        async with runner(_adapter=adapter) as children:
+            return await _run_main_thread(children, fn, args)
+
+    with _interrupts():
+        return adapter.run(main_of_sync, options)
+
+
+def check_not_coroutine(fn: Callable[..., Any], result: Any) -> Any:
+    """`result`, unless it is a coroutine that nobody would ever await."""
+    if isinstance(result, Coroutine):
+        result.close()
+        raise TypeError(
+            f"{fn!r} was taken for a synchronous function, but it returned the coroutine object "
+            f"{result!r}: pass the async function itself"
+        )
+    return result
+
+
+async def _run_main_thread(
+    children: _core.Children, fn: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
+    task, scope = _core.start_main(fn, args, children)
+    try:
+        await wait(task._finished_wait())
+    except BaseException:
+        scope.cancel()
+        with CancelScope(shield=True):
+            await wait(task._finished_wait())
+        with contextlib.suppress(Cancelled):
+            task.result()
+        raise
+    return check_not_coroutine(fn, task.result())
+
+
+def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    children = _core.Children(keeps_errors=False)
+    token = _runner.set(children)
+    try:
+        with _interrupts(), _wakeups():
+            if is_coroutine_function(fn):
+
+                async def main() -> Any:
+                    try:
+                        return await fn(*args)
+                    finally:
+                        await _end_threads(children)
+
+                return _core.run_native(None, (), main(), children)
+
+            def main_of_sync() -> Any:
+                try:
+                    return check_not_coroutine(fn, fn(*args))
+                finally:
+                    _end_threads_in_thread(children)
+
+            return _core.run_native(main_of_sync, (), None, children)
+    finally:
+        _runner.reset(token)
+
+
+async def _end_threads(children: _core.Children) -> None:
+    """Waits for the threads that are no daemons, then cancels the daemons and waits for them too."""
+    try:
+        await wait(children.wait_empty(daemons_too=False))
+    finally:
+        children.cancel()
+        with CancelScope(shield=True):
+            await wait(children.wait_empty())
+        children.close()
+
+
+def _end_threads_in_thread(children: _core.Children) -> None:
+    try:
+        children.wait_empty(daemons_too=False).block()
+    finally:
+        children.cancel()
+        with CancelScope(shield=True):
+            children.wait_empty().block()
+        children.close()
+
+
+@asynccontextmanager
+async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.Children]:
+    """The home of the green threads that are started in the body.
+
+    For programs that `trio.run`, `asyncio.run` or `anyio.run` has started; `aevent.run` brings one
+    of its own. Leaving it waits for the threads that are no daemons and then cancels the daemons;
+    if it is left by an exception, all are cancelled. Nests.
+    """
+    if _core.driver() == "native" or _core.task_kind() == "coroutine":
+        children = _core.Children(keeps_errors=False)
+        token = _runner.set(children)
+        former = _core.set_home(children)
+        try:
+            try:
+                yield children
+            except BaseException:
+                children.cancel()
+                raise
+            finally:
+                await _end_threads(children)
+        finally:
+            _core.set_home(former)
+            _runner.reset(token)
+        return
+    adapter = _core.get_host()
+    if adapter is None:
+        adapter = _adapter or load(_running_host())()
+    assert isinstance(adapter, HostBackend)
+    adapter.attach()
+    try:
+        children = _core.Children(keeps_errors=False)
+        token = _runner.set(children)
+        former = _core.set_home(children)
+        try:
+            try:
+                yield children
+            except BaseException:
+                children.cancel()
+                raise
+            finally:
+                await _end_threads(children)
+        finally:
+            _core.set_home(former)
+            _runner.reset(token)
+    finally:
+        adapter.detach()
+
+
+def _running_host() -> str:
+    """Which host's task is running."""
+    import sniffio  # only programs that bring a loop of their own have need of it
+
+    try:
+        return sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        raise AeventError(
+            "aevent.runner() was entered outside trio, asyncio and aevent: use aevent.run()"
+        ) from None
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Has SIGINT raise KeyboardInterrupt in the main task, wherever that waits.
+
+    Only in the main thread, and only if nobody else handles the signal.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _on_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _on_interrupt(number: int, frame: object) -> None:
+    # In the main task's own code it is raised right there; otherwise the handler runs in whichever
+    # thread or scheduler code the signal met, and the main task gets it where it parks.
+    if _core.is_main_task() or not _core.interrupt_main(KeyboardInterrupt()):
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _wakeups() -> Iterator[None]:
+    """Has a signal wake the native loop even if it arrives just before the loop waits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        _core.watch_signals(reader)
+        yield
+    finally:
+        _core.watch_signals(-1)
+        signal.set_wakeup_fd(former)
+        os.close(reader)
+        os.close(writer)

@@ -1,0 +1,87 @@
+"""Patching the standard library."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import _core, _run
+from ._backend import check_name, load
+from ._exceptions import AeventError
+from ._monkey import hosts, patcher
+
+#: What can be patched, in the order in which it is.
+MODULES = ("time", "_thread", "threading", "queue", "socket", "select", "selectors", "atexit")
+
+_fork_hook_installed = False
+
+
+def setup(backend: str | None = None, *, exclude: Iterable[str] = ()) -> None:
+    """Patches the standard library and chooses the backend that `run` uses by default.
+
+    `backend` is "native", "asyncio" or "trio"; default `AEVENT_BACKEND`, else native. `exclude`
+    names modules of the standard library to leave alone. Call it before other imports. Calling it
+    again with the same backend is fine; with another it is an error, since patched code is the same
+    for all backends and `run(…, backend=…)` chooses one for a single call.
+    """
+    name = check_name(backend or os.environ.get("AEVENT_BACKEND") or "native")
+    excluded = [exclude] if isinstance(exclude, str) else list(exclude)
+    unknown = [module for module in excluded if module not in MODULES]
+    if unknown:
+        raise AeventError(
+            f"exclude names {unknown[0]!r}, which aevent does not patch: choose from "
+            f"{', '.join(MODULES)}"
+        )
+    if _run.chosen_backend is not None:
+        if _run.chosen_backend != name:
+            raise AeventError(
+                f"aevent was set up for {_run.chosen_backend!r} already and cannot be set up for "
+                f"{name!r}. Patched code is the same for all backends: keep one setup() and use "
+                f"aevent.run(…, backend={name!r}) where you want another."
+            )
+        hosts.keep_originals()
+        return
+    # Before anything is patched: a missing host must not leave a half-patched process.
+    try:
+        load(name)
+    except ModuleNotFoundError as error:
+        raise AeventError(
+            f"the backend {name!r} needs the package {error.name!r}, which is not installed: "
+            f"pip install aevent[{name}]"
+        ) from error
+    _run.chosen_backend = name
+    _run.before_run = hosts.keep_originals
+    for module in MODULES:
+        if module not in excluded:
+            importlib.import_module(f"._monkey.{module}", __package__).patch()
+    hosts.keep_originals()
+    _install_fork_hook()
+
+
+def _install_fork_hook() -> None:
+    global _fork_hook_installed
+    if not _fork_hook_installed:
+        _fork_hook_installed = True
+        os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _after_fork_in_child() -> None:
+    _core.after_fork_in_child()
+    importlib.import_module("._monkey.threading", __package__).after_fork_in_child()
+
+
+def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> Any:
+    """A function that calls `new` in a task and `orig` elsewhere.
+
+    `name` is its dotted name. It has `_aevent_orig`, `_aevent_new` and `_aevent_select()`, like
+    every patched function, and is not put anywhere.
+    """
+    for what, value in (("new", new), ("orig", orig)):
+        if not callable(value):
+            raise TypeError(f"patch_() expects a callable as {what!r}, not {value!r}")
+    module, _, short = name.rpartition(".")
+    return patcher.make_pair(
+        orig, new, name=short, qualname=short, module=module or new.__module__
+    )

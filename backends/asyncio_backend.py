@@ -1,0 +1,204 @@
+"""The asyncio backend: the standard library's loop, uvloop, or any other with `add_reader`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import time
+from asyncio import events
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+
+from aevent import _core
+from aevent._backend import HostBackend, HostScope, HostTasks
+from aevent._exceptions import AeventError
+
+T = TypeVar("T")
+
+
+class AnyioScope:
+    """A host's cancel scope, by anyio, which delivers it through `Task.cancel` and `uncancel`."""
+
+    def __init__(self, host: HostBackend, scope: anyio.CancelScope) -> None:
+        self._host = host
+        self._scope = scope
+
+    @property
+    def cancel_called(self) -> bool:
+        return self._scope.cancel_called
+
+    @property
+    def cancelled_caught(self) -> bool:
+        return self._scope.cancelled_caught
+
+    def cancel(self) -> None:
+        self._host.call_in_host(self._scope.cancel)
+
+    def set_deadline(self, deadline: float) -> None:
+        self._scope.deadline = deadline_in_host(deadline)
+
+    def set_shield(self, shield: bool) -> None:
+        self._scope.shield = shield
+
+    def __enter__(self) -> object:
+        return self._scope.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return self._scope.__exit__(kind, error, traceback)
+
+
+class AnyioTasks:
+    """A container of a host's tasks, by anyio."""
+
+    def __init__(self, host: HostBackend, group: anyio.abc.TaskGroup) -> None:
+        self._group = group
+        self.scope: HostScope = AnyioScope(host, group.cancel_scope)
+
+    def start(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
+        self._group.start_soon(make, name=name)
+
+
+def deadline_in_host(deadline: float) -> float:
+    """A deadline of `time.monotonic()` in the host's clock."""
+    if math.isinf(deadline):
+        return deadline
+    return anyio.current_time() + deadline - time.monotonic()
+
+
+class AsyncioBackend(HostBackend):
+    """Drives the scheduler by `add_reader`, and makes tasks wait by futures."""
+
+    name = "asyncio"
+    cancelled = asyncio.CancelledError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
+        async def coroutine() -> T:
+            return await main()
+
+        if "loop_factory" in options and sys.version_info < (3, 11):
+            loop_factory = options.pop("loop_factory")
+            asyncio.set_event_loop_policy(_factory_policy(loop_factory))
+            try:
+                return asyncio.run(coroutine(), **options)
+            finally:
+                asyncio.set_event_loop_policy(None)
+        if sys.version_info >= (3, 11):
+            with asyncio.Runner(**options) as runner:
+                return runner.run(coroutine())
+        return asyncio.run(coroutine(), **options)
+
+    def begin_ticking(self) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        loop.add_reader(_core.loop_fd(), self._turn)
+        loop.call_soon(self._turn)
+
+    def end_ticking(self) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(_core.loop_fd())
+        self._loop = None
+
+    def _turn(self) -> None:
+        loop = self._loop
+        if loop is not None and self.tick():
+            loop.call_soon(self._turn)
+
+    def hide(self) -> None:
+        events._set_running_loop(None)
+
+    def show(self) -> None:
+        events._set_running_loop(self._loop)
+
+    def install_portal(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise AeventError("aevent.per_task() was called outside an asyncio task")
+        coroutine = task.get_coro()
+        portal = self.portal(coroutine)  # type: ignore[arg-type]
+        if isinstance(getattr(task, "_coro", None), _core.Portal):
+            return
+        try:
+            # asyncio's task in Python. The one in C shows its coroutine read-only.
+            task._coro = portal  # type: ignore[attr-defined]
+        except AttributeError:
+            _core.replace_coroutine(task, coroutine, portal)
+        if task.get_coro() is not portal:
+            raise AeventError(
+                f"the coroutine of {type(task).__name__} cannot be replaced while it runs. Start "
+                "the task with TaskGroup.spawn(), or the program with aevent.run()."
+            )
+
+    async def park(self, waker: _core.HostWaker) -> None:
+        future = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        if not waker.arm(wake):
+            return
+        try:
+            await future
+        finally:
+            waker.disarm()
+
+    def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        _detached.add(task)
+        task.add_done_callback(_detached.discard)
+
+    @asynccontextmanager
+    async def open_tasks(self) -> AsyncIterator[HostTasks]:
+        async with anyio.create_task_group() as group:
+            yield AnyioTasks(self, group)
+
+    def open_scope(self, deadline: float, shield: bool) -> HostScope:
+        scope = anyio.CancelScope(deadline=deadline_in_host(deadline), shield=shield)
+        return AnyioScope(self, scope)
+
+    def current_effective_deadline(self) -> float:
+        deadline = anyio.current_effective_deadline()
+        if math.isinf(deadline):
+            return deadline
+        return time.monotonic() + deadline - anyio.current_time()
+
+    def task_identity(self) -> int:
+        """What tells the running host task from others, 0 outside one."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return 0
+        return 0 if task is None else id(task)
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+# asyncio refers to its tasks weakly.
+_detached: set[asyncio.Task[None]] = set()
+
+
+def _factory_policy(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> asyncio.AbstractEventLoopPolicy:
+    class Policy(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            return loop_factory()
+
+    return Policy()
+
+
+ADAPTER = AsyncioBackend

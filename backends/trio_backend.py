@@ -1,0 +1,152 @@
+"""The trio backend."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import trio
+
+from aevent import _core
+from aevent._backend import HostBackend, HostScope, HostTasks
+
+T = TypeVar("T")
+
+
+class TrioScope:
+    """A trio cancel scope."""
+
+    def __init__(self, host: HostBackend, scope: trio.CancelScope) -> None:
+        self._host = host
+        self._scope = scope
+
+    @property
+    def cancel_called(self) -> bool:
+        return self._scope.cancel_called
+
+    @property
+    def cancelled_caught(self) -> bool:
+        return self._scope.cancelled_caught
+
+    def cancel(self) -> None:
+        self._host.call_in_host(self._scope.cancel)
+
+    def set_deadline(self, deadline: float) -> None:
+        self._scope.deadline = deadline_in_host(deadline)
+
+    def set_shield(self, shield: bool) -> None:
+        self._scope.shield = shield
+
+    def __enter__(self) -> object:
+        return self._scope.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return self._scope.__exit__(kind, error, traceback)
+
+
+class TrioTasks:
+    """A nursery."""
+
+    def __init__(self, host: HostBackend, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self.scope: HostScope = TrioScope(host, nursery.cancel_scope)
+
+    def start(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
+        self._nursery.start_soon(make, name=name)
+
+
+def deadline_in_host(deadline: float) -> float:
+    """A deadline of `time.monotonic()` in trio's clock."""
+    if math.isinf(deadline):
+        return deadline
+    return trio.current_time() + deadline - time.monotonic()
+
+
+class TrioBackend(HostBackend):
+    """Drives the scheduler from a system task, and makes tasks wait by `wait_task_rescheduled`."""
+
+    name = "trio"
+    cancelled = trio.Cancelled
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ticker: trio.CancelScope | None = None
+
+    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
+        return trio.run(main, **options)
+
+    def begin_ticking(self) -> None:
+        self._ticker = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._turns, self._ticker, name="aevent scheduler")
+
+    def end_ticking(self) -> None:
+        assert self._ticker is not None
+        self._ticker.cancel()
+        self._ticker = None
+
+    async def _turns(self, scope: trio.CancelScope) -> None:
+        descriptor = _core.loop_fd()
+        with scope:
+            while not scope.cancel_called:
+                if self.tick():
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(descriptor)
+
+    def install_portal(self) -> None:
+        task = trio.lowlevel.current_task()
+        if not isinstance(task.coro, _core.Portal):
+            task.coro = self.portal(task.coro)
+
+    async def park(self, waker: _core.HostWaker) -> None:
+        task = trio.lowlevel.current_task()
+        if not waker.arm(functools.partial(trio.lowlevel.reschedule, task)):
+            return
+
+        def abort(raise_cancel: object) -> trio.lowlevel.Abort:
+            waker.disarm()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        trio.lowlevel.spawn_system_task(lambda: coroutine)
+
+    @asynccontextmanager
+    async def open_tasks(self) -> AsyncIterator[HostTasks]:
+        async with trio.open_nursery() as nursery:
+            yield TrioTasks(self, nursery)
+
+    def open_scope(self, deadline: float, shield: bool) -> HostScope:
+        return TrioScope(
+            self, trio.CancelScope(deadline=deadline_in_host(deadline), shield=shield)
+        )
+
+    def current_effective_deadline(self) -> float:
+        deadline = trio.current_effective_deadline()
+        if math.isinf(deadline):
+            return deadline
+        return time.monotonic() + deadline - trio.current_time()
+
+    def task_identity(self) -> int:
+        """What tells the running host task from others, 0 outside one."""
+        try:
+            return id(trio.lowlevel.current_task())
+        except RuntimeError:
+            return 0
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+ADAPTER = TrioBackend

@@ -1,0 +1,397 @@
+//! `CancelScope`: a node of the cancel tree for tasks of ours, and a handle of the host's own scope
+//! for a host's tasks.
+
+use std::cell::UnsafeCell;
+
+use aevent_runtime::cancel_tree::Scope;
+use aevent_runtime::clock::{self, NEVER};
+use aevent_runtime::timers::TimerKey;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::errors::Cancelled;
+use crate::run_loop;
+use crate::task::{Kind, SchedulerRef, ScopeRef, TaskRef, state};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not entered.
+    New,
+    /// Entered, or the scope of a child that was spawned.
+    Active,
+    /// Left.
+    Exited,
+}
+
+struct Inner {
+    stage: Stage,
+    deadline: u64,
+    shield: bool,
+    cancel_called: bool,
+    cancelled_caught: bool,
+    node: Option<ScopeRef>,
+    scheduler: Option<SchedulerRef>,
+    timer: Option<TimerKey>,
+    /// The task that entered it, and the scope that it was in before.
+    entered: Option<(TaskRef, Option<ScopeRef>)>,
+    /// The host's scope.
+    host: Option<Py<PyAny>>,
+}
+
+/// See `_core.pyi`.
+#[pyclass(module = "aevent", frozen, weakref)]
+pub struct CancelScope(UnsafeCell<Inner>);
+
+// SAFETY: `inner` is borrowed for single reads and writes with the interpreter attached.
+unsafe impl Sync for CancelScope {}
+// SAFETY: as above.
+unsafe impl Send for CancelScope {}
+
+fn to_nanos(seconds: f64) -> PyResult<u64> {
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err("a deadline must not be NaN"));
+    }
+    if seconds <= 0.0 {
+        return Ok(0);
+    }
+    let nanos = seconds * 1e9;
+    Ok(if nanos >= (u64::MAX / 2) as f64 {
+        NEVER
+    } else {
+        nanos as u64
+    })
+}
+
+/// A deadline in nanoseconds as Python's seconds.
+pub fn to_seconds(deadline: u64) -> f64 {
+    if deadline == NEVER {
+        f64::INFINITY
+    } else {
+        deadline as f64 / 1e9
+    }
+}
+
+impl CancelScope {
+    #[allow(clippy::mut_from_ref)]
+    fn inner(&self) -> &mut Inner {
+        // SAFETY: see the `Sync` implementation.
+        unsafe { &mut *self.0.get() }
+    }
+
+    /// The scope of a task that was spawned.
+    pub fn of_task(node: ScopeRef, scheduler: SchedulerRef) -> Self {
+        Self(UnsafeCell::new(Inner {
+            stage: Stage::Active,
+            deadline: NEVER,
+            shield: false,
+            cancel_called: false,
+            cancelled_caught: false,
+            node: Some(node),
+            scheduler: Some(scheduler),
+            timer: None,
+            entered: None,
+            host: None,
+        }))
+    }
+
+    /// The node in the cancel tree, if it is a scope of ours and entered.
+    pub fn node(&self) -> Option<ScopeRef> {
+        self.inner().node.clone()
+    }
+
+    fn host(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.inner().host.as_ref().map(|host| host.clone_ref(py))
+    }
+
+    /// Sets the timer for the deadline, or cancels at once if it has passed.
+    fn set_timer(&self) {
+        let inner = self.inner();
+        let (Some(node), Some(scheduler)) = (inner.node.clone(), inner.scheduler.clone()) else {
+            return;
+        };
+        if let Some(timer) = inner.timer.take() {
+            scheduler.forget_deadline(timer);
+        }
+        let deadline = inner.deadline;
+        node.set_deadline(deadline);
+        if inner.stage != Stage::Active || deadline == NEVER {
+            return;
+        }
+        if deadline <= clock::now() {
+            wake(&node);
+        } else {
+            self.inner().timer = Some(scheduler.cancel_at(deadline, node));
+        }
+    }
+}
+
+fn wake(node: &ScopeRef) {
+    for task in node.cancel() {
+        task.unpark_owned();
+    }
+}
+
+#[pymethods]
+impl CancelScope {
+    #[new]
+    #[pyo3(signature = (*, deadline=f64::INFINITY, shield=false))]
+    fn new(deadline: f64, shield: bool) -> PyResult<Self> {
+        let scope = Self(UnsafeCell::new(Inner {
+            stage: Stage::New,
+            deadline: to_nanos(deadline)?,
+            shield,
+            cancel_called: false,
+            cancelled_caught: false,
+            node: None,
+            scheduler: None,
+            timer: None,
+            entered: None,
+            host: None,
+        }));
+        Ok(scope)
+    }
+
+    /// A handle of a host's scope that is entered already.
+    #[staticmethod]
+    fn _of_host(host: Py<PyAny>) -> Self {
+        Self(UnsafeCell::new(Inner {
+            stage: Stage::Active,
+            deadline: NEVER,
+            shield: false,
+            cancel_called: false,
+            cancelled_caught: false,
+            node: None,
+            scheduler: None,
+            timer: None,
+            entered: None,
+            host: Some(host),
+        }))
+    }
+
+    /// Cancels everything in the scope.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.inner().cancel_called = true;
+        if let Some(node) = self.node() {
+            wake(&node);
+        } else if let Some(host) = self.host(py) {
+            host.call_method0(py, "cancel")?;
+        }
+        Ok(())
+    }
+
+    #[getter]
+    fn cancel_called(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.inner().cancel_called {
+            return Ok(true);
+        }
+        if let Some(node) = self.node() {
+            return Ok(node.cancel_called());
+        }
+        match self.host(py) {
+            Some(host) => host.getattr(py, "cancel_called")?.extract(py),
+            None => Ok(false),
+        }
+    }
+
+    #[getter]
+    fn cancelled_caught(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.host(py) {
+            Some(host) => host.getattr(py, "cancelled_caught")?.extract(py),
+            None => Ok(self.inner().cancelled_caught),
+        }
+    }
+
+    #[getter]
+    fn deadline(&self) -> f64 {
+        to_seconds(self.inner().deadline)
+    }
+
+    #[setter]
+    fn set_deadline(&self, py: Python<'_>, deadline: f64) -> PyResult<()> {
+        let nanos = to_nanos(deadline)?;
+        self.inner().deadline = nanos;
+        if let Some(host) = self.host(py) {
+            host.call_method1(py, "set_deadline", (deadline,))?;
+        }
+        self.set_timer();
+        Ok(())
+    }
+
+    #[getter]
+    fn shield(&self) -> bool {
+        self.inner().shield
+    }
+
+    #[setter]
+    fn set_shield(&self, py: Python<'_>, shield: bool) -> PyResult<()> {
+        self.inner().shield = shield;
+        if let Some(node) = self.node() {
+            for task in node.set_shield(shield) {
+                task.unpark_owned();
+            }
+        } else if let Some(host) = self.host(py) {
+            host.call_method1(py, "set_shield", (shield,))?;
+        }
+        Ok(())
+    }
+
+    fn __enter__<'py>(slf: Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.inner().stage != Stage::New {
+            return Err(PyRuntimeError::new_err(
+                "a CancelScope can be entered once only, and the scope of a spawned task is entered \
+                 by that task: make a new one",
+            ));
+        }
+        let current = run_loop::current();
+        match current {
+            Some(task) if state(&task).kind != Kind::Host => {
+                let outer = state(&task).scope.clone();
+                let (deadline, shield, cancelled) = {
+                    let inner = this.inner();
+                    (inner.deadline, inner.shield, inner.cancel_called)
+                };
+                let node = match &outer {
+                    Some(outer) => Scope::child(outer, deadline, shield, Some(task.clone())),
+                    None => Scope::root(),
+                };
+                state(&task).scope = Some(node.clone());
+                let inner = this.inner();
+                inner.scheduler = Some(task.scheduler().clone());
+                inner.node = Some(node.clone());
+                inner.entered = Some((task, outer));
+                inner.stage = Stage::Active;
+                if cancelled {
+                    wake(&node);
+                } else if deadline != NEVER {
+                    this.set_timer();
+                }
+            }
+            task => {
+                let host = match task {
+                    Some(task) => crate::portal::host_of(py, &task),
+                    None => run_loop::existing().and_then(|event_loop| event_loop.host(py)),
+                }
+                .ok_or_else(|| crate::errors::no_task("entering a CancelScope"))?;
+                let (deadline, shield, cancelled) = {
+                    let inner = this.inner();
+                    (inner.deadline, inner.shield, inner.cancel_called)
+                };
+                let scope = host.call_method1(py, "open_scope", (to_seconds(deadline), shield))?;
+                scope.call_method0(py, "__enter__")?;
+                if cancelled {
+                    scope.call_method0(py, "cancel")?;
+                }
+                let inner = this.inner();
+                inner.host = Some(scope);
+                inner.stage = Stage::Active;
+            }
+        }
+        Ok(slf)
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        kind: Bound<'_, PyAny>,
+        error: Bound<'_, PyAny>,
+        traceback: Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        if let Some(host) = self.host(py) {
+            self.inner().stage = Stage::Exited;
+            return host
+                .call_method1(py, "__exit__", (kind, error, traceback))?
+                .bind(py)
+                .is_truthy();
+        }
+        let Some((task, outer)) = self.inner().entered.take() else {
+            return Err(PyRuntimeError::new_err(
+                "this CancelScope is left but was not entered",
+            ));
+        };
+        let node = self.node().expect("an entered scope has a node");
+        let timer = {
+            let inner = self.inner();
+            inner.stage = Stage::Exited;
+            inner.timer.take()
+        };
+        if let (Some(timer), Some(scheduler)) = (timer, self.inner().scheduler.clone()) {
+            scheduler.forget_deadline(timer);
+        }
+        let innermost = state(&task).scope.clone();
+        if innermost.as_ref() != Some(&node) {
+            return Err(PyRuntimeError::new_err(
+                "this CancelScope is left while one that was entered later is not, or by another \
+                 task: leave scopes in the reverse order, in the task that entered them",
+            ));
+        }
+        let absorb = !error.is_none()
+            && error.is_instance_of::<Cancelled>()
+            && node.cancel_called()
+            && !node.parent_is_cancelled();
+        state(&task).scope = outer;
+        self.inner().cancel_called |= node.cancel_called();
+        for task in node.close() {
+            task.unpark_owned();
+        }
+        if absorb {
+            self.inner().cancelled_caught = true;
+        }
+        Ok(absorb)
+    }
+
+    /// `await tg.spawn(f)`: the scope itself, at once.
+    fn __await__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
+        Immediate {
+            value: Some(slf.clone().into_any().unbind()),
+        }
+        .into_pyobject(slf.py())
+        .map(Bound::into_any)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let stage = match self.inner().stage {
+            Stage::New => "unbound",
+            Stage::Active => "active",
+            Stage::Exited => "exited",
+        };
+        let cancelled = if self.cancel_called(py)? {
+            ", cancelled"
+        } else {
+            ""
+        };
+        Ok(format!("<aevent.CancelScope, {stage}{cancelled}>"))
+    }
+}
+
+/// An awaitable's iterator that has its result at once.
+#[pyclass(module = "aevent._core")]
+struct Immediate {
+    value: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Immediate {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let value = self.value.take().unwrap_or_else(|| py.None());
+        Err(pyo3::exceptions::PyStopIteration::new_err((value,)))
+    }
+}
+
+/// The deadline that applies to the running task of ours: infinite if there is none, minus infinity
+/// if it is cancelled already.
+#[pyfunction]
+pub fn current_effective_deadline() -> f64 {
+    let Some(scope) = run_loop::current().and_then(|task| state(&task).scope.clone()) else {
+        return f64::INFINITY;
+    };
+    if scope.is_cancelled() {
+        return f64::NEG_INFINITY;
+    }
+    to_seconds(scope.effective_deadline())
+}

@@ -1,0 +1,439 @@
+//! The tasks of a task group or of a runner: how many are left, and what went wrong with them.
+
+use std::cell::UnsafeCell;
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use aevent_runtime::cancel_tree::Scope;
+use aevent_runtime::clock::NEVER;
+use aevent_runtime::wait_queue::WaitQueue;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::cancel_scope::CancelScope;
+use crate::errors::Cancelled;
+use crate::finish::{self, Start};
+use crate::run_loop;
+use crate::task::{Entry, Kind, Report, ScopeRef, TaskRef, state};
+use crate::wait::{Source, Wait};
+
+/// Shared by the Python object and by every child.
+pub type ChildrenRef = Arc<Shared>;
+
+/// The state behind [`Children`].
+pub struct Shared {
+    inner: UnsafeCell<Inner>,
+    /// Woken each time the number of children changes to something a waiter may want.
+    changed: Arc<WaitQueue>,
+}
+
+struct Inner {
+    /// Above every child's own scope.
+    scope: ScopeRef,
+    /// Children that have not ended, and how many of them nobody waits for.
+    pending: usize,
+    daemons: usize,
+    errors: Vec<PyErr>,
+    /// A runner's threads report their exceptions themselves.
+    keeps_errors: bool,
+    /// Nobody will be started any more; those who run are waited for.
+    settling: bool,
+    closed: bool,
+}
+
+// SAFETY: `inner` is reached with the interpreter attached, by functions that neither switch nor run
+// Python code while they borrow it.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    #[allow(clippy::mut_from_ref)]
+    fn inner(&self) -> &mut Inner {
+        // SAFETY: see the `Sync` implementation.
+        unsafe { &mut *self.inner.get() }
+    }
+
+    /// The scope above every child's own.
+    pub fn scope(&self) -> ScopeRef {
+        self.inner().scope.clone()
+    }
+
+    /// One child more.
+    pub fn child_started(&self, daemon: bool) {
+        let inner = self.inner();
+        inner.pending += 1;
+        inner.daemons += usize::from(daemon);
+    }
+
+    /// A task of ours has ended.
+    pub fn child_finished(
+        &self,
+        py: Python<'_>,
+        task: &TaskRef,
+        scope: Option<&ScopeRef>,
+        daemon: bool,
+        result: PyResult<Py<PyAny>>,
+    ) {
+        if self.inner().keeps_errors {
+            if let Err(error) = result {
+                // Cancelled belongs to the scope that caused it: the child's own, or one above it
+                // that will find its own reason. Raised for no scope at all, it is an error.
+                let absorbed =
+                    error.is_instance_of::<Cancelled>(py) && scope.is_some_and(Scope::is_cancelled);
+                if !absorbed {
+                    self.fail(error);
+                }
+            }
+        } else {
+            finish::report_unraisable(py, task, result);
+        }
+        self.child_gone(daemon);
+    }
+
+    /// Keeps `error` and cancels the siblings.
+    pub fn fail(&self, error: PyErr) {
+        let inner = self.inner();
+        inner.errors.push(error);
+        let woken = inner.scope.cancel();
+        for task in woken {
+            task.unpark_owned();
+        }
+        self.changed.notify_all();
+    }
+
+    /// One child fewer.
+    pub fn child_gone(&self, daemon: bool) {
+        let inner = self.inner();
+        inner.pending -= 1;
+        inner.daemons -= usize::from(daemon);
+        if inner.pending == inner.daemons {
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// The children of a task group or of a runner. Not thread-safe: for the thread of its scheduler.
+#[pyclass(module = "aevent._core", frozen)]
+pub struct Children {
+    pub shared: ChildrenRef,
+}
+
+// SAFETY: the only unsynchronised part is `shared`, for which the same holds.
+unsafe impl Sync for Children {}
+
+/// Waits until the last child (or the last that is no daemon) has ended.
+struct Empty {
+    shared: ChildrenRef,
+    daemons_too: bool,
+}
+
+impl Source for Empty {
+    fn is_ready(&self) -> bool {
+        let inner = self.shared.inner();
+        inner.pending == if self.daemons_too { 0 } else { inner.daemons }
+    }
+
+    fn queue(&self) -> Arc<WaitQueue> {
+        self.shared.changed.clone()
+    }
+}
+
+/// Waits until a child has failed, or the last has ended and no more will come.
+struct Settled {
+    shared: ChildrenRef,
+}
+
+impl Source for Settled {
+    fn is_ready(&self) -> bool {
+        let inner = self.shared.inner();
+        !inner.errors.is_empty() || (inner.settling && inner.pending == 0)
+    }
+
+    fn queue(&self) -> Arc<WaitQueue> {
+        self.shared.changed.clone()
+    }
+}
+
+/// Checks that `function` can be spawned as a synchronous function.
+fn check_callable(function: &Bound<'_, PyAny>) -> PyResult<()> {
+    if function.is_callable() {
+        return Ok(());
+    }
+    let kind = function.get_type().qualname()?;
+    if kind.to_str()? == "coroutine" {
+        return Err(PyTypeError::new_err(format!(
+            "spawn() expects a function and its arguments, not the coroutine object {}: write \
+             spawn(fn, arg), not spawn(fn(arg))",
+            function.repr()?
+        )));
+    }
+    Err(PyTypeError::new_err(format!(
+        "spawn() expects a function, not {} of type {kind}",
+        function.repr()?
+    )))
+}
+
+#[pymethods]
+impl Children {
+    #[new]
+    #[pyo3(signature = (parent=None, *, keeps_errors=true))]
+    fn new(parent: Option<&CancelScope>, keeps_errors: bool) -> PyResult<Self> {
+        let scope = match parent.map(CancelScope::node) {
+            Some(Some(scope)) => scope,
+            Some(None) => {
+                return Err(PyRuntimeError::new_err("the parent scope is not entered"));
+            }
+            None => match run_loop::current().and_then(|task| state(&task).scope.clone()) {
+                Some(parent) => Scope::child(&parent, NEVER, false, None),
+                None => Scope::root(),
+            },
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                inner: UnsafeCell::new(Inner {
+                    scope,
+                    pending: 0,
+                    daemons: 0,
+                    errors: Vec::new(),
+                    keeps_errors,
+                    settling: false,
+                    closed: false,
+                }),
+                changed: Arc::new(WaitQueue::new()),
+            }),
+        })
+    }
+
+    /// Starts `fn(*args)` as a green thread and returns the child's cancel scope.
+    #[pyo3(signature = (function, *args, name=None))]
+    fn spawn(
+        &self,
+        py: Python<'_>,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        name: Option<Py<PyAny>>,
+    ) -> PyResult<CancelScope> {
+        check_callable(function)?;
+        let context = finish::copied_context(py)?;
+        let entry = Entry::Call {
+            function: function.clone().into_ptr(),
+            args: args.clone().into_ptr(),
+            kwargs: null_mut(),
+        };
+        self.start(py, Kind::Green, entry, context, name)
+    }
+
+    /// Starts a coroutine as a native task and returns the child's cancel scope.
+    #[pyo3(signature = (coroutine, name=None))]
+    fn spawn_coroutine(
+        &self,
+        py: Python<'_>,
+        coroutine: Bound<'_, PyAny>,
+        name: Option<Py<PyAny>>,
+    ) -> PyResult<CancelScope> {
+        let context = finish::copied_context(py)?;
+        self.start(
+            py,
+            Kind::Coroutine,
+            Entry::Coroutine(coroutine.into_ptr()),
+            context,
+            name,
+        )
+    }
+
+    /// Raises unless children may be started.
+    fn check_open(&self) -> PyResult<()> {
+        if self.shared.inner().closed {
+            return Err(PyRuntimeError::new_err(
+                "this task group or runner is closed: nothing can be started in it any more",
+            ));
+        }
+        Ok(())
+    }
+
+    /// No more children will be started.
+    fn settle(&self) {
+        self.shared.inner().settling = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether a child has failed.
+    #[getter]
+    fn failed(&self) -> bool {
+        !self.shared.inner().errors.is_empty()
+    }
+
+    /// A wait until a child has failed, or the last has ended after `settle`.
+    fn wait_settled(&self) -> Wait {
+        Wait::for_source(Box::new(Settled {
+            shared: self.shared.clone(),
+        }))
+    }
+
+    /// Keeps `error` and cancels the children.
+    fn fail(&self, error: Bound<'_, PyAny>) {
+        self.shared.fail(PyErr::from_value(error));
+    }
+
+    /// Cancels every child.
+    fn cancel(&self) {
+        let woken = self.shared.inner().scope.cancel();
+        for task in woken {
+            task.unpark_owned();
+        }
+    }
+
+    /// Whether the children were cancelled, by `cancel`, by a failure or from above.
+    #[getter]
+    fn is_cancelled(&self) -> bool {
+        self.shared.inner().scope.is_cancelled()
+    }
+
+    /// How many children have not ended.
+    #[getter]
+    fn pending(&self) -> usize {
+        self.shared.inner().pending
+    }
+
+    /// How many of them nobody waits for.
+    #[getter]
+    fn daemons(&self) -> usize {
+        self.shared.inner().daemons
+    }
+
+    /// From now on nothing can be started here.
+    fn close(&self) {
+        let woken = {
+            let inner = self.shared.inner();
+            inner.closed = true;
+            inner.scope.close()
+        };
+        for task in woken {
+            task.unpark_owned();
+        }
+    }
+
+    /// A wait for the end of the last child, or of the last that is not a daemon.
+    #[pyo3(signature = (*, daemons_too=true))]
+    fn wait_empty(&self, daemons_too: bool) -> Wait {
+        Wait::for_source(Box::new(Empty {
+            shared: self.shared.clone(),
+            daemons_too,
+        }))
+    }
+
+    /// The exceptions of children, which are forgotten here.
+    fn take_errors(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
+        let errors = std::mem::take(&mut self.shared.inner().errors);
+        errors
+            .into_iter()
+            .map(|error| error.into_value(py).into_any())
+            .collect()
+    }
+
+    fn __repr__(&self) -> String {
+        let inner = self.shared.inner();
+        format!(
+            "<aevent._core.Children, {} pending, {} daemons>",
+            inner.pending, inner.daemons
+        )
+    }
+}
+
+impl Children {
+    /// The Python object for a runner's children.
+    pub fn of(shared: ChildrenRef) -> Self {
+        Self { shared }
+    }
+
+    fn start(
+        &self,
+        py: Python<'_>,
+        kind: Kind,
+        entry: Entry,
+        context: *mut ffi::PyObject,
+        name: Option<Py<PyAny>>,
+    ) -> PyResult<CancelScope> {
+        self.check_open()?;
+        let event_loop = run_loop::existing()
+            .filter(|event_loop| event_loop.driver() != run_loop::Driver::None)
+            .ok_or_else(|| no_runner("TaskGroup.spawn()"))?;
+        let home = home(py);
+        self.shared.child_started(false);
+        let task = finish::spawn(
+            event_loop,
+            Start {
+                entry,
+                kind,
+                context,
+                report: Report::Children(self.shared.clone()),
+                parent: Some(&self.shared.inner().scope),
+                home,
+            },
+        );
+        let state = state(&task);
+        state.name = name;
+        let scope = state.scope.clone().expect("a new task has a scope");
+        Ok(CancelScope::of_task(scope, event_loop.scheduler.clone()))
+    }
+
+    /// Starts a call as a thread of this runner.
+    pub fn start_thread(
+        shared: &ChildrenRef,
+        function: Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        kwargs: Option<Bound<'_, PyDict>>,
+        context: *mut ffi::PyObject,
+        daemon: bool,
+    ) -> PyResult<TaskRef> {
+        let event_loop = run_loop::existing()
+            .filter(|event_loop| event_loop.driver() != run_loop::Driver::None)
+            .ok_or_else(|| no_runner("starting a thread in a task"))?;
+        if shared.inner().closed {
+            return Err(PyRuntimeError::new_err(
+                "can't start new thread: the runner that this task belongs to has ended",
+            ));
+        }
+        shared.child_started(daemon);
+        let task = finish::spawn(
+            event_loop,
+            Start {
+                entry: Entry::Call {
+                    function: function.into_ptr(),
+                    args: args.into_ptr(),
+                    kwargs: kwargs.map_or(null_mut(), Bound::into_ptr),
+                },
+                kind: Kind::Green,
+                context,
+                report: Report::Children(shared.clone()),
+                parent: Some(&shared.inner().scope),
+                home: Some(shared.clone()),
+            },
+        );
+        state(&task).daemon = daemon;
+        Ok(task)
+    }
+}
+
+/// The children of the runner that the running task belongs to.
+pub fn home(py: Python<'_>) -> Option<ChildrenRef> {
+    if let Some(task) = run_loop::current()
+        && let Some(home) = state(&task).home.clone()
+    {
+        return Some(home);
+    }
+    // A host's task without a portal: the runner is in its context.
+    crate::context::runner(py)
+}
+
+/// There is nobody whom a green thread could belong to.
+#[cold]
+pub fn no_runner(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "{what} needs a runner: the green thread would have nobody to own it. Put 'async with \
+         aevent.runner():' around this code, or start the program with aevent.run()."
+    ))
+}

@@ -1,0 +1,120 @@
+//! Steps of native coroutines.
+//!
+//! A native coroutine yields one of two things: `None` when it waits (it has told somebody whom to
+//! wake), `True` when it only lets the others run.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::finish;
+use crate::run_loop::Loop;
+use crate::stack::Object;
+use crate::task::{Entry, TaskRef, state};
+
+/// Makes one step of `task`'s coroutine, on the running stack.
+#[inline(never)]
+pub fn step(event_loop: &Loop, task: TaskRef) {
+    let (coroutine, context) = {
+        let state = state(&task);
+        // It runs now, so the reference to itself is not needed; `task` is one.
+        let itself = state.itself.take();
+        drop(itself);
+        let Entry::Coroutine(coroutine) = state.entry else {
+            return;
+        };
+        (coroutine, state.context)
+    };
+    task.begin_run();
+    event_loop.set_current(task);
+    let mut value: Object = std::ptr::null_mut();
+    // SAFETY: the entry owns the coroutine and the task its context until `finish`, which only this
+    // function calls for a coroutine.
+    let outcome = unsafe {
+        ffi::PyContext_Enter(context);
+        let outcome = ffi::PyIter_Send(coroutine, ffi::Py_None(), &mut value);
+        ffi::PyContext_Exit(context);
+        outcome
+    };
+    // SAFETY: the interpreter is attached: it has just returned to us.
+    let py = unsafe { Python::assume_attached() };
+    let task = event_loop
+        .take_current()
+        .expect("a task is current while its coroutine runs");
+    match outcome {
+        ffi::PySendResult::PYGEN_NEXT => {
+            // SAFETY: a new reference.
+            let value = unsafe { Bound::from_owned_ptr(py, value) };
+            if value.is_none() {
+                wait(event_loop, task);
+            } else if value.is(&pyo3::types::PyBool::new(py, true)) {
+                task.begin_yield();
+                event_loop.scheduler.enqueue(task);
+            } else {
+                refuse(py, event_loop, task, &value);
+            }
+        }
+        ffi::PySendResult::PYGEN_RETURN => {
+            // SAFETY: a new reference.
+            let value = unsafe { Bound::from_owned_ptr(py, value) };
+            finish::finish(py, event_loop, task, Ok(value.unbind()));
+        }
+        ffi::PySendResult::PYGEN_ERROR => {
+            finish::finish(py, event_loop, task, Err(PyErr::fetch(py)));
+        }
+    }
+}
+
+fn wait(event_loop: &Loop, task: TaskRef) {
+    if task.begin_park() {
+        let keep = task.clone();
+        state(&task).itself = Some(keep);
+    } else {
+        task.begin_yield();
+        event_loop.scheduler.enqueue(task);
+    }
+}
+
+/// A coroutine of ours awaits something of another framework.
+#[cold]
+pub fn foreign_yield(value: &Bound<'_, PyAny>) -> PyErr {
+    let text = value
+        .repr()
+        .map_or_else(|_| "an object".to_owned(), |text| text.to_string());
+    PyRuntimeError::new_err(format!(
+        "a task of aevent's native backend awaited something that yielded {text}, which only \
+         another framework's loop understands. Run the program on that backend, or use aevent's or \
+         anyio's function instead."
+    ))
+}
+
+/// Raises the error where the coroutine awaits.
+#[cold]
+fn refuse(py: Python<'_>, event_loop: &Loop, task: TaskRef, value: &Bound<'_, PyAny>) {
+    let error = foreign_yield(value);
+    let Entry::Coroutine(coroutine) = state(&task).entry else {
+        return;
+    };
+    event_loop.set_current(task);
+    // SAFETY: the entry owns the coroutine.
+    let coroutine = unsafe { Bound::from_borrowed_ptr(py, coroutine) };
+    let result = coroutine.call_method1("throw", (error.into_value(py),));
+    let Some(task) = event_loop.take_current() else {
+        return;
+    };
+    match result {
+        // It caught the error and yields again; whatever that is, it gets another step.
+        Ok(_) => {
+            task.begin_yield();
+            event_loop.scheduler.enqueue(task);
+        }
+        Err(error) => {
+            let result = match error.matches(py, py.get_type::<pyo3::exceptions::PyStopIteration>())
+            {
+                Ok(true) => error.value(py).getattr("value").map(Bound::unbind),
+                _ => Err(error),
+            };
+            finish::finish(py, event_loop, task, result);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The one table from what goes wrong here to Python's exceptions.
+
+use std::io;
+
+use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError, PyTimeoutError};
+use pyo3::prelude::*;
+
+pyo3::create_exception!(
+    aevent,
+    Cancelled,
+    PyBaseException,
+    "Raised in a task where it blocks when a cancel scope around it was cancelled."
+);
+
+/// The exception of a cancelled task.
+#[cold]
+pub fn cancelled() -> PyErr {
+    Cancelled::new_err(())
+}
+
+/// `TimeoutError("timed out")`, which is `socket.timeout`.
+#[cold]
+pub fn timed_out() -> PyErr {
+    PyTimeoutError::new_err("timed out")
+}
+
+/// The `OSError` subclass for `errno`.
+#[cold]
+pub fn os_error(py: Python<'_>, errno: i32) -> PyErr {
+    // Called like Python calls it, so that the errno picks the subclass.
+    match py.get_type::<PyOSError>().call1((errno, io_message(errno))) {
+        Ok(value) => PyErr::from_value(value),
+        Err(error) => error,
+    }
+}
+
+fn io_message(errno: i32) -> String {
+    // SAFETY: `strerror` returns a C string that is valid until the next call; the interpreter's
+    // lock, which we hold, serialises the calls of everybody who uses it this way.
+    unsafe { std::ffi::CStr::from_ptr(libc::strerror(errno)) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The `OSError` subclass for an error of the runtime's.
+#[cold]
+pub fn from_io(py: Python<'_>, error: &io::Error) -> PyErr {
+    match error.raw_os_error() {
+        Some(errno) => os_error(py, errno),
+        None => PyOSError::new_err(error.to_string()),
+    }
+}
+
+/// Somebody blocks in a place where only a task may.
+#[cold]
+pub fn no_task(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "{what} was called outside a task. Call it from code started by aevent.run() or \
+         TaskGroup.spawn(), or put 'await aevent.per_task()' first in this task."
+    ))
+}
+
+/// An OS thread is about to wait for something that only a task parked on that thread could do.
+#[cold]
+pub fn deadlock() -> PyErr {
+    PyRuntimeError::new_err(
+        "this blocking acquire could never succeed: the lock is held by a task of the same OS \
+         thread, and the thread would wait here instead of running that task. It was called under \
+         aevent.native(), or in a finalizer or signal handler that ran inside the scheduler. Use a \
+         timeout, acquire(blocking=False), or take the lock outside of these.",
+    )
+}

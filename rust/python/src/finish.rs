@@ -1,0 +1,173 @@
+//! How tasks begin and end.
+
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use aevent_runtime::cancel_tree::Scope;
+use aevent_runtime::clock::NEVER;
+use aevent_runtime::task::Task;
+use pyo3::exceptions::PySystemExit;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::children::ChildrenRef;
+use crate::errors::Cancelled;
+use crate::run_loop::{Aside, Loop};
+use crate::stack::Object;
+use crate::task::{Entry, Kind, Payload, Report, ScopeRef, TaskRef, release, state};
+
+/// What a new task is given besides its work.
+pub struct Start<'a> {
+    pub entry: Entry,
+    pub kind: Kind,
+    /// Owned.
+    pub context: Object,
+    pub report: Report,
+    /// The scope that the task's own becomes a child of.
+    pub parent: Option<&'a ScopeRef>,
+    /// The runner's children, inherited by threads that the task starts.
+    pub home: Option<ChildrenRef>,
+}
+
+/// Makes a task and queues it. It runs when its turn comes, on this thread.
+pub fn spawn(event_loop: &Loop, start: Start<'_>) -> TaskRef {
+    let task = Task::new_queued(
+        event_loop.scheduler.clone(),
+        Payload::new(start.kind, start.entry, start.context),
+    );
+    let state = state(&task);
+    state.report = start.report;
+    state.home = start.home;
+    state.scope = Some(match start.parent {
+        Some(parent) => Scope::child(parent, NEVER, false, Some(task.clone())),
+        None => {
+            let root = Scope::root();
+            root.set_task(task.clone());
+            root
+        }
+    });
+    event_loop.scheduler.enqueue_fresh(task.clone());
+    task
+}
+
+/// An empty context, as a new thread has.
+pub fn empty_context(py: Python<'_>) -> PyResult<Object> {
+    // SAFETY: attached.
+    let context = unsafe { ffi::PyContext_New() };
+    if context.is_null() {
+        return Err(PyErr::fetch(py));
+    }
+    Ok(context)
+}
+
+/// A copy of the caller's context, as a new task has.
+pub fn copied_context(py: Python<'_>) -> PyResult<Object> {
+    // SAFETY: attached.
+    let context = unsafe { ffi::PyContext_CopyCurrent() };
+    if context.is_null() {
+        return Err(PyErr::fetch(py));
+    }
+    Ok(context)
+}
+
+/// The task has ended with `result`. It was taken out of `current`.
+///
+/// Runs Python code (finalizers, hooks) with no task current; nothing of the task is borrowed then.
+pub fn finish(py: Python<'_>, event_loop: &Loop, task: TaskRef, result: PyResult<Py<PyAny>>) {
+    task.finish();
+    let (entry, context, scope, report, finished, locals) = {
+        let state = state(&task);
+        (
+            std::mem::replace(&mut state.entry, Entry::None),
+            std::mem::replace(&mut state.context, null_mut()),
+            state.scope.take(),
+            std::mem::replace(&mut state.report, Report::Unraisable),
+            state.finished.take(),
+            std::mem::take(&mut state.locals),
+        )
+    };
+    if let Entry::Coroutine(coroutine) = entry {
+        release(coroutine);
+    }
+    release(context);
+    for local in locals {
+        crate::local::forget(py, &local, &task);
+    }
+    match report {
+        Report::Unraisable => report_unraisable(py, &task, result),
+        Report::Outcome => state(&task).outcome = Some(result),
+        Report::EndOfProcess => end_process(py, &task, result),
+        Report::Children(children) => {
+            let daemon = state(&task).daemon;
+            children.child_finished(py, &task, scope.as_ref(), daemon, result);
+        }
+    }
+    if let Some(scope) = scope {
+        for other in scope.close() {
+            other.unpark_owned();
+        }
+    }
+    if let Some(finished) = finished {
+        finished.notify_all();
+    }
+    if event_loop
+        .main()
+        .is_some_and(|main| Arc::ptr_eq(&main, &task))
+    {
+        event_loop.stop();
+    }
+    let (thread, home, name) = {
+        let state = state(&task);
+        (state.thread.take(), state.home.take(), state.name.take())
+    };
+    drop((thread, home, name));
+}
+
+/// Reports the exception of a task that nobody waits for, as `_thread` does.
+pub fn report_unraisable(py: Python<'_>, task: &TaskRef, result: PyResult<Py<PyAny>>) {
+    let Err(error) = result else { return };
+    if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<Cancelled>(py) {
+        return;
+    }
+    let _aside = Aside::step();
+    let name = state(task).name.as_ref().map(|name| name.clone_ref(py));
+    error.write_unraisable(py, name.as_ref().map(|name| name.bind(py)));
+}
+
+/// In the child of a fork, where `task` is the only one left.
+///
+/// If it was not the main task, the process ends with it, as it does with CPython when the thread
+/// that forked returns.
+pub fn adopt_after_fork(event_loop: &Loop, task: &TaskRef) {
+    let was_main = event_loop
+        .main()
+        .is_some_and(|main| Arc::ptr_eq(&main, task));
+    let (scope, report) = {
+        let state = state(task);
+        let scope = Scope::root();
+        scope.set_task(task.clone());
+        let report = if was_main {
+            std::mem::replace(&mut state.report, Report::Outcome)
+        } else {
+            std::mem::replace(&mut state.report, Report::EndOfProcess)
+        };
+        (state.scope.replace(scope), report)
+    };
+    // The siblings that these count, and the scopes above, are the parent's.
+    std::mem::forget((scope, report));
+    std::mem::forget(event_loop.set_main(Some(task.clone())));
+}
+
+/// The thread that forked has returned in the child.
+#[cold]
+fn end_process(py: Python<'_>, task: &TaskRef, result: PyResult<Py<PyAny>>) -> ! {
+    let failed = result.is_err();
+    report_unraisable(py, task, result);
+    let _ = py.run(
+        c"import sys\nfor stream in (sys.stdout, sys.stderr):\n    try:\n        stream.flush()\n    except Exception:\n        pass",
+        None,
+        None,
+    );
+    // SAFETY: ends the process; nothing of ours needs to be undone.
+    unsafe { libc::_exit(i32::from(failed)) }
+}

@@ -1,0 +1,103 @@
+//! `aevent._core`: the bindings of `aevent-runtime` for Python. This file only lists what it exports;
+//! see ARCHITECTURE.md for who uses whom.
+
+use pyo3::prelude::*;
+
+mod bridge;
+mod cancel_scope;
+mod children;
+mod condition;
+mod context;
+mod coroutine;
+mod data_stack;
+mod errors;
+mod event;
+mod finish;
+mod local;
+mod lock;
+mod offload;
+mod patched;
+mod poll;
+mod portal;
+mod run_loop;
+mod semaphore;
+mod simple_queue;
+mod socket;
+mod stack;
+mod task;
+mod thread;
+mod wait;
+mod waker;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    stack::import(py)?;
+    data_stack::install();
+    socket::check_layout(py)?;
+
+    module.add("Cancelled", py.get_type::<errors::Cancelled>())?;
+    patched::register(module)?;
+    local::register(module)?;
+
+    module.add_class::<cancel_scope::CancelScope>()?;
+    module.add_class::<children::Children>()?;
+    module.add_class::<condition::Condition>()?;
+    module.add_class::<event::Event>()?;
+    // Its own name is that of the type it stands for, `lock`.
+    module.add("Lock", py.get_type::<lock::Lock>())?;
+    module.add_class::<lock::RLock>()?;
+    module.add_class::<portal::Portal>()?;
+    module.add_class::<semaphore::Semaphore>()?;
+    module.add_class::<semaphore::BoundedSemaphore>()?;
+    module.add_class::<simple_queue::SimpleQueue>()?;
+    module.add_class::<thread::Checkpoint>()?;
+    module.add_class::<thread::Sleep>()?;
+    module.add_class::<thread::Task>()?;
+    module.add_class::<wait::Wait>()?;
+    module.add_class::<waker::HostWaker>()?;
+
+    module.add_function(wrap_pyfunction!(
+        cancel_scope::current_effective_deadline,
+        module
+    )?)?;
+    module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
+    module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
+    module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
+    module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_call, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_closing, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_connect, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_opened, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_recv, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_recv_into, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_send, module)?)?;
+    module.add_function(wrap_pyfunction!(socket::socket_sendall, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::after_fork_in_child, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::await_here, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::checkpoint, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::checkpoint_if_cancelled, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::current_task, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::current_thread, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::driver, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::get_host, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::in_task, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::interrupt_main, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::is_main_task, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::loop_fd, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::replace_native, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::run_native, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::set_host, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::set_home, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::sleep, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::start_main, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::start_new_thread, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::start_thread, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::statistics, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::task_kind, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::thread_ident, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::tick, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::watch_signals, module)?)?;
+    Ok(())
+}

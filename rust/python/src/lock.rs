@@ -1,0 +1,460 @@
+//! `Lock` and `RLock`: the standard library's locks, for tasks, OS threads and coroutines alike.
+//!
+//! First come, first served: a release hands the lock to whoever has waited longest, so nobody who
+//! comes later overtakes a waiter. Semantics otherwise CPython's `_thread.lock` and `_thread.RLock`.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use aevent_runtime::clock::NEVER;
+use aevent_runtime::wait_queue::{self, Acquire};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::run_loop;
+use crate::wait::{self, Pollable, Wait};
+
+/// `threading.TIMEOUT_MAX` in seconds.
+const TIMEOUT_MAX: f64 = 9_223_372_036.0;
+
+/// The deadline that `blocking` and `timeout` mean, or `None` for "do not wait".
+pub fn deadline(blocking: bool, timeout: Option<f64>) -> PyResult<Option<u64>> {
+    let timeout = timeout.unwrap_or(-1.0);
+    if !blocking {
+        if timeout != -1.0 {
+            return Err(PyValueError::new_err(
+                "can't specify a timeout for a non-blocking call",
+            ));
+        }
+        return Ok(None);
+    }
+    if timeout == -1.0 {
+        return Ok(Some(NEVER));
+    }
+    if timeout.is_nan() {
+        return Err(PyValueError::new_err("Invalid value NaN (not a number)"));
+    }
+    if timeout < 0.0 {
+        return Err(PyValueError::new_err(
+            "timeout value must be a non-negative number",
+        ));
+    }
+    if timeout > TIMEOUT_MAX {
+        return Err(PyOverflowError::new_err("timeout value is too large"));
+    }
+    if timeout == 0.0 {
+        return Ok(None);
+    }
+    Ok(Some(wait::deadline_after(timeout)))
+}
+
+/// A lock that remembers on which thread's loop the task runs that took it, so that a wait that can
+/// never end is refused.
+struct Raw {
+    lock: wait_queue::Lock,
+    /// The address of the loop of the task that holds it; 0 for an OS thread.
+    holder: AtomicUsize,
+}
+
+impl Raw {
+    fn new() -> Self {
+        Self {
+            lock: wait_queue::Lock::new(),
+            holder: AtomicUsize::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn try_acquire(&self) -> bool {
+        if self.lock.try_lock() {
+            self.note_holder();
+            return true;
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn note_holder(&self) {
+        self.holder
+            .store(run_loop::cooperating_loop(), Ordering::Relaxed);
+    }
+
+    /// Waits for the lock. `deadline`: `None` does not wait.
+    fn acquire(&self, py: Python<'_>, deadline: Option<u64>, shielded: bool) -> PyResult<bool> {
+        if self.try_acquire() {
+            return Ok(true);
+        }
+        let Some(deadline) = deadline else {
+            return Ok(false);
+        };
+        self.acquire_slow(py, deadline, shielded)
+    }
+
+    #[inline(never)]
+    fn acquire_slow(&self, py: Python<'_>, deadline: u64, shielded: bool) -> PyResult<bool> {
+        if deadline == NEVER && !run_loop::cooperates() {
+            let holder = self.holder.load(Ordering::Relaxed);
+            if holder != 0 && holder == run_loop::driven_loop() {
+                return Err(errors::deadlock());
+            }
+        }
+        let mut acquire = self.lock.lock();
+        let result = wait::wait_until(py, deadline, shielded, |cx| acquire.poll(cx));
+        match result {
+            Ok(true) => {
+                // Ours by hand-over; dropping the `Acquire` now would give it back.
+                acquire.cancel();
+                self.note_holder();
+                Ok(true)
+            }
+            Ok(false) => {
+                let handed_over = acquire.cancel();
+                if handed_over {
+                    self.note_holder();
+                }
+                Ok(handed_over)
+            }
+            Err(error) => {
+                if acquire.cancel() {
+                    self.lock.unlock();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self) -> bool {
+        self.lock.unlock()
+    }
+}
+
+/// A coroutine's wait for a lock.
+struct AcquireWait {
+    lock: wait_queue::Lock,
+    acquire: Option<Acquire>,
+}
+
+impl Pollable for AcquireWait {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(acquire) = &mut self.acquire else {
+            return Poll::Ready(());
+        };
+        let result = acquire.poll(cx);
+        if result.is_ready()
+            && let Some(acquire) = self.acquire.take()
+        {
+            acquire.cancel();
+        }
+        result
+    }
+
+    fn cancel(&mut self) {
+        if let Some(acquire) = self.acquire.take()
+            && acquire.cancel()
+        {
+            self.lock.unlock();
+        }
+    }
+}
+
+fn acquire_wait(lock: &wait_queue::Lock) -> Wait {
+    Wait::new(Box::new(AcquireWait {
+        lock: lock.clone(),
+        acquire: Some(lock.lock()),
+    }))
+}
+
+/// See `_core.pyi`.
+#[pyclass(module = "_thread", name = "lock", frozen, weakref)]
+pub struct Lock {
+    raw: Raw,
+}
+
+impl Lock {
+    /// Releases it for a condition's wait. False if it is not held.
+    pub fn release_for_wait(&self) -> bool {
+        self.raw.release()
+    }
+
+    /// Takes it again after a condition's wait, whatever happens.
+    pub fn acquire_after_wait(&self, py: Python<'_>) -> PyResult<()> {
+        self.raw.acquire(py, Some(NEVER), true).map(|_| ())
+    }
+
+    /// Whether anybody holds it.
+    pub fn is_held(&self) -> bool {
+        self.raw.lock.is_locked()
+    }
+}
+
+#[pymethods]
+impl Lock {
+    #[new]
+    fn new() -> Self {
+        Self { raw: Raw::new() }
+    }
+
+    #[pyo3(signature = (blocking=true, timeout=-1.0))]
+    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+        if blocking && timeout == -1.0 {
+            if self.raw.try_acquire() {
+                return Ok(true);
+            }
+            return self.raw.acquire_slow(py, NEVER, false);
+        }
+        self.raw
+            .acquire(py, deadline(blocking, Some(timeout))?, false)
+    }
+
+    #[pyo3(signature = (blocking=true, timeout=-1.0))]
+    fn acquire_lock(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+        self.acquire(py, blocking, timeout)
+    }
+
+    fn release(&self) -> PyResult<()> {
+        if self.raw.release() {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err("release unlocked lock"))
+    }
+
+    fn release_lock(&self) -> PyResult<()> {
+        self.release()
+    }
+
+    fn locked(&self) -> bool {
+        self.raw.lock.is_locked()
+    }
+
+    fn locked_lock(&self) -> bool {
+        self.locked()
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.raw.try_acquire() {
+            return Ok(true);
+        }
+        self.raw.acquire_slow(py, NEVER, false)
+    }
+
+    #[pyo3(signature = (_kind, _error, _traceback, /))]
+    fn __exit__(
+        &self,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.release()
+    }
+
+    fn _at_fork_reinit(&self) {
+        self.raw.lock.reset();
+        self.raw.holder.store(0, Ordering::Relaxed);
+    }
+
+    /// How many wait for it.
+    fn _waiters(&self) -> u32 {
+        self.raw.lock.waiters()
+    }
+
+    /// A coroutine's wait for it. When it is over, the lock is the coroutine's.
+    fn _acquire_wait(&self) -> Wait {
+        acquire_wait(&self.raw.lock)
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        format!(
+            "<{} _thread.lock object at {:p}>",
+            if slf.get().locked() {
+                "locked"
+            } else {
+                "unlocked"
+            },
+            slf.as_ptr()
+        )
+    }
+}
+
+/// Who the caller is, as far as owning goes: its task, or else its OS thread.
+#[inline(always)]
+fn identity() -> usize {
+    run_loop::current_address().unwrap_or_else(identity_without_task)
+}
+
+/// A host's task that has no portal is told from others by the host; what runs outside any task is
+/// the OS thread.
+#[cold]
+fn identity_without_task() -> usize {
+    if let Some(event_loop) = run_loop::existing()
+        && event_loop.driver() == run_loop::Driver::Host
+    {
+        // SAFETY: attached, like every caller.
+        let py = unsafe { Python::assume_attached() };
+        if let Some(host) = event_loop.host(py)
+            && let Ok(identity) = host.call_method0(py, "task_identity")
+            && let Ok(identity) = identity.extract::<usize>(py)
+            && identity != 0
+        {
+            return identity;
+        }
+    }
+    run_loop::thread_identity()
+}
+
+/// See `_core.pyi`.
+#[pyclass(module = "_thread", name = "RLock", frozen, subclass, weakref)]
+pub struct RLock {
+    raw: Raw,
+    /// The identity of the owner, 0 for nobody. Written by the owner only.
+    owner: AtomicUsize,
+    count: AtomicU32,
+}
+
+impl RLock {
+    #[inline(always)]
+    fn take(&self, py: Python<'_>, deadline: Option<u64>) -> PyResult<bool> {
+        let me = identity();
+        if self.owner.load(Ordering::Relaxed) == me {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            return Ok(true);
+        }
+        if !self.raw.acquire(py, deadline, false)? {
+            return Ok(false);
+        }
+        self.owner.store(me, Ordering::Relaxed);
+        self.count.store(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Whether the caller owns it.
+    pub fn is_mine(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) == identity()
+    }
+
+    /// Releases it wholly for a condition's wait, and returns how often it was held.
+    pub fn release_for_wait(&self) -> u32 {
+        let count = self.count.swap(0, Ordering::Relaxed);
+        self.owner.store(0, Ordering::Relaxed);
+        self.raw.release();
+        count
+    }
+
+    /// Takes it again after a condition's wait, whatever happens.
+    pub fn acquire_after_wait(&self, py: Python<'_>, count: u32) -> PyResult<()> {
+        self.raw.acquire(py, Some(NEVER), true)?;
+        self.owner.store(identity(), Ordering::Relaxed);
+        self.count.store(count, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl RLock {
+    #[new]
+    fn new() -> Self {
+        Self {
+            raw: Raw::new(),
+            owner: AtomicUsize::new(0),
+            count: AtomicU32::new(0),
+        }
+    }
+
+    #[pyo3(signature = (blocking=true, timeout=-1.0))]
+    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+        self.take(py, deadline(blocking, Some(timeout))?)
+    }
+
+    fn release(&self) -> PyResult<()> {
+        if !self.is_mine() {
+            return Err(PyRuntimeError::new_err("cannot release un-acquired lock"));
+        }
+        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.owner.store(0, Ordering::Relaxed);
+            self.raw.release();
+        }
+        Ok(())
+    }
+
+    fn locked(&self) -> bool {
+        self.count.load(Ordering::Relaxed) != 0
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.take(py, Some(NEVER))
+    }
+
+    #[pyo3(signature = (_kind, _error, _traceback, /))]
+    fn __exit__(
+        &self,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.release()
+    }
+
+    fn _is_owned(&self) -> bool {
+        self.is_mine()
+    }
+
+    fn _recursion_count(&self) -> u32 {
+        if self.is_mine() {
+            self.count.load(Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
+    fn _release_save(&self) -> PyResult<(u32, usize)> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return Err(PyRuntimeError::new_err("cannot release un-acquired lock"));
+        }
+        let owner = self.owner.load(Ordering::Relaxed);
+        Ok((self.release_for_wait(), owner))
+    }
+
+    fn _acquire_restore(&self, py: Python<'_>, state: (u32, usize)) -> PyResult<()> {
+        self.raw.acquire(py, Some(NEVER), true)?;
+        self.owner.store(state.1, Ordering::Relaxed);
+        self.count.store(state.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn _at_fork_reinit(&self) {
+        self.raw.lock.reset();
+        self.raw.holder.store(0, Ordering::Relaxed);
+        self.owner.store(0, Ordering::Relaxed);
+        self.count.store(0, Ordering::Relaxed);
+    }
+
+    /// A coroutine's wait for it; `_acquired_by_wait` has to follow.
+    fn _acquire_wait(&self) -> Option<Wait> {
+        if self.is_mine() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(acquire_wait(&self.raw.lock))
+    }
+
+    /// The wait is over: the lock is the caller's, as often as `saved` by `_release_save` says.
+    #[pyo3(signature = (saved=None))]
+    fn _acquired_by_wait(&self, saved: Option<(u32, usize)>) {
+        self.owner.store(identity(), Ordering::Relaxed);
+        self.count
+            .store(saved.map_or(1, |(count, _)| count), Ordering::Relaxed);
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let this = slf.get();
+        Ok(format!(
+            "<{} {} object owner={} count={} at {:p}>",
+            if this.locked() { "locked" } else { "unlocked" },
+            slf.get_type().fully_qualified_name()?,
+            this.owner.load(Ordering::Relaxed),
+            this.count.load(Ordering::Relaxed),
+            slf.as_ptr()
+        ))
+    }
+}

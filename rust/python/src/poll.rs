@@ -1,0 +1,59 @@
+//! Waiting for descriptors that are not ours: `select`, `poll` and everything on top of them.
+
+use std::os::fd::RawFd;
+use std::task::Poll;
+
+use aevent_runtime::clock::NEVER;
+use aevent_runtime::reactor::OnceKey;
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::run_loop;
+use crate::wait;
+
+/// Parks until one of `descriptors` (number, for reading, for writing) may be ready: true; false
+/// when `timeout` seconds are over. The caller asks the kernel again what is ready.
+///
+/// A regular file, which cannot be waited for, counts as ready, and so does a number that is not
+/// open: the caller's own call says what is wrong with it.
+#[pyfunction]
+#[pyo3(signature = (descriptors, timeout=None))]
+pub fn wait_descriptors(
+    py: Python<'_>,
+    descriptors: Vec<(RawFd, bool, bool)>,
+    timeout: Option<f64>,
+) -> PyResult<bool> {
+    let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::cooperating()) else {
+        return Err(errors::no_task("waiting for a descriptor"));
+    };
+    let task = task.clone();
+    let deadline = timeout.map_or(NEVER, wait::deadline_after);
+    let scheduler = &event_loop.scheduler;
+    let mut keys: Vec<OnceKey> = Vec::with_capacity(descriptors.len());
+    let mut failed = false;
+    for (fd, read, write) in descriptors {
+        match scheduler.wait_once(fd, read, write, task.clone()) {
+            Ok(key) => keys.push(key),
+            Err(_) => {
+                failed = true;
+                break;
+            }
+        }
+    }
+    let result = if failed {
+        wait::check(&task).map(|()| true)
+    } else {
+        let mut parked = false;
+        wait::park_until(py, event_loop, &task, deadline, false, |_| {
+            if std::mem::replace(&mut parked, true) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+    };
+    for key in keys {
+        scheduler.end_once(key);
+    }
+    result
+}

@@ -1,0 +1,197 @@
+//! What the bindings keep with each task of the runtime.
+
+use std::cell::UnsafeCell;
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use aevent_runtime::cancel_tree::Scope;
+use aevent_runtime::scheduler::Scheduler;
+use aevent_runtime::task::Task;
+use aevent_runtime::wait_queue::WaitQueue;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::children::ChildrenRef;
+use crate::stack::Object;
+
+/// A task of ours.
+pub type TaskRef = Arc<Task<Payload>>;
+/// The scheduler of one OS thread.
+pub type SchedulerRef = Arc<Scheduler<Payload>>;
+/// A cancel scope below which tasks of ours run.
+pub type ScopeRef = Scope<TaskRef>;
+
+/// What a task is made of, which decides how it is resumed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A synchronous function on a stack of ours.
+    Green,
+    /// A coroutine, stepped by us, on whatever stack is at hand.
+    Coroutine,
+    /// Something that a host runs: resumed by calling `resume`.
+    Host,
+}
+
+/// What a task of ours has still to do.
+pub enum Entry {
+    /// Nothing, or nothing that we start.
+    None,
+    /// A call that has not been made yet. `kwargs` may be null.
+    Call {
+        function: Object,
+        args: Object,
+        kwargs: Object,
+    },
+    /// A coroutine that has not ended.
+    Coroutine(Object),
+}
+
+/// Who is told how a task ended.
+pub enum Report {
+    /// An exception is reported as unraisable, like that of a bare thread.
+    Unraisable,
+    /// Kept for whoever asks the task: the main task, and `Task.result`.
+    Outcome,
+    /// The child of a fork, of which it is the only thread, ends with it.
+    EndOfProcess,
+    /// The group that it is a child of.
+    Children(ChildrenRef),
+}
+
+/// The bindings' part of a task.
+pub struct Payload(UnsafeCell<State>);
+
+// SAFETY: a task is shared between threads only as something to unpark, which does not touch the
+// payload. `State` is reached through `state`, whose callers are attached to the interpreter; its
+// lock serialises them.
+unsafe impl Send for Payload {}
+// SAFETY: as above.
+unsafe impl Sync for Payload {}
+
+/// What is known about a task. Only with the interpreter attached.
+pub struct State {
+    /// How it is resumed.
+    pub kind: Kind,
+    /// The greenlet that was running when the task parked; null while it runs, and for a coroutine
+    /// that waits without a stack. Owned.
+    pub frozen: Object,
+    /// What is still to do.
+    pub entry: Entry,
+    /// The task's `contextvars` context. Owned; null for a host's task, which brings its own.
+    pub context: Object,
+    /// The innermost cancel scope it is in; `None` for a host's task, which is in the host's.
+    pub scope: Option<ScopeRef>,
+    /// How often `native()` was entered and not left.
+    pub native: u32,
+    /// Whether it counts as a thread of its own (`get_ident`, `threading.local`).
+    pub is_thread: bool,
+    /// Its `threading.Thread` object, or what stands for it.
+    pub thread: Option<Py<PyAny>>,
+    /// Whether a runner waits for it.
+    pub daemon: bool,
+    /// The runner it belongs to, inherited by the threads it starts.
+    pub home: Option<ChildrenRef>,
+    /// How it ended, if somebody wants to know.
+    pub outcome: Option<PyResult<Py<PyAny>>>,
+    /// Who is told.
+    pub report: Report,
+    /// Who waits for its end. Boxed: most tasks are never joined.
+    pub finished: Option<Arc<WaitQueue>>,
+    /// An exception that its next park raises: KeyboardInterrupt for the main task.
+    pub interrupt: Option<PyErr>,
+    /// A host's task: called when it is unparked. Taken by the call.
+    pub resume: Option<Py<PyAny>>,
+    /// A host's task: the portal around its coroutine.
+    pub portal: Option<Py<crate::portal::Portal>>,
+    /// A parked coroutine keeps itself alive: nobody else need know it.
+    pub itself: Option<TaskRef>,
+    /// Its dictionaries for `threading.local` objects, for removal at its end.
+    pub locals: Vec<Py<PyAny>>,
+    /// For people.
+    pub name: Option<Py<PyAny>>,
+}
+
+impl Payload {
+    /// The payload of a task that is not linked to anything yet.
+    pub fn new(kind: Kind, entry: Entry, context: Object) -> Self {
+        Self(UnsafeCell::new(State {
+            kind,
+            frozen: null_mut(),
+            entry,
+            context,
+            scope: None,
+            native: 0,
+            is_thread: kind == Kind::Green,
+            thread: None,
+            daemon: false,
+            home: None,
+            outcome: None,
+            report: Report::Unraisable,
+            finished: None,
+            interrupt: None,
+            resume: None,
+            portal: None,
+            itself: None,
+            locals: Vec::new(),
+            name: None,
+        }))
+    }
+
+    /// The task's state.
+    ///
+    /// The reference must not be kept across anything that may switch, run Python code or drop a
+    /// Python object: take what is needed out of it, or put it in, and let go.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub fn state(&self) -> &mut State {
+        // SAFETY: the interpreter's lock serialises everybody who calls this, and by the rule above
+        // no two references are alive at once.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
+/// The state of `task`; see [`Payload::state`] for the rule.
+#[inline(always)]
+#[allow(clippy::mut_from_ref)]
+pub fn state(task: &TaskRef) -> &mut State {
+    task.payload.state()
+}
+
+/// A reference that is dropped with the interpreter attached.
+pub fn release(object: Object) {
+    if !object.is_null() {
+        // SAFETY: the caller gives up a reference it owns, and is attached.
+        unsafe { ffi::Py_DECREF(object) };
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        let state = self.0.get_mut();
+        let entry = std::mem::replace(&mut state.entry, Entry::None);
+        let frozen = std::mem::replace(&mut state.frozen, null_mut());
+        let context = std::mem::replace(&mut state.context, null_mut());
+        // A task that ended has none of these. One that is dropped before its end (its scheduler
+        // died with its thread, or a coroutine nobody will wake) may be dropped anywhere.
+        if matches!(entry, Entry::None) && frozen.is_null() && context.is_null() {
+            return;
+        }
+        Python::try_attach(|_py| {
+            match entry {
+                Entry::None => {}
+                Entry::Call {
+                    function,
+                    args,
+                    kwargs,
+                } => {
+                    release(function);
+                    release(args);
+                    release(kwargs);
+                }
+                Entry::Coroutine(coroutine) => release(coroutine),
+            }
+            release(frozen);
+            release(context);
+        });
+    }
+}

@@ -1,0 +1,346 @@
+//! Waiting, once for everybody: tasks park, OS threads block with the interpreter released, and
+//! coroutines (native ones, and those of hosts) poll.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use aevent_runtime::clock::{self, NEVER};
+use aevent_runtime::wait_queue::{WaitQueue, Waiter};
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::run_loop::{self, Loop};
+use crate::task::{TaskRef, state};
+use crate::waker::HostWaker;
+
+/// A timeout in seconds as a deadline.
+pub fn deadline_after(seconds: f64) -> u64 {
+    if seconds.is_nan() || seconds <= 0.0 {
+        return clock::now();
+    }
+    let nanos = seconds * 1e9;
+    if nanos >= (u64::MAX / 2) as f64 {
+        return NEVER;
+    }
+    clock::now().saturating_add(nanos as u64)
+}
+
+/// Raises what waits for the running task: an interrupt, or its cancellation.
+#[inline(always)]
+pub fn check(task: &TaskRef) -> PyResult<()> {
+    let state = state(task);
+    if let Some(scope) = &state.scope
+        && scope.is_cancelled()
+    {
+        return Err(errors::cancelled());
+    }
+    if state.interrupt.is_some() {
+        return Err(take_interrupt(task));
+    }
+    Ok(())
+}
+
+#[cold]
+fn take_interrupt(task: &TaskRef) -> PyErr {
+    state(task)
+        .interrupt
+        .take()
+        .unwrap_or_else(errors::cancelled)
+}
+
+/// Parks `task`, the running one, until `poll` is ready, and returns true; false at `deadline`.
+///
+/// `poll` is called again after each unpark and must have the waker of its context woken when its
+/// answer changes. With `shielded`, neither cancellation nor an interrupt ends the wait.
+/// `Err`: cancelled, interrupted, or an exception that the host threw in. `poll` is then to be
+/// cancelled by the caller.
+#[inline]
+pub fn park_until(
+    py: Python<'_>,
+    event_loop: &Loop,
+    task: &TaskRef,
+    deadline: u64,
+    shielded: bool,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> PyResult<bool> {
+    let waker = task.waker();
+    let mut cx = Context::from_waker(&waker);
+    let mut timer = None;
+    let result = loop {
+        if poll(&mut cx).is_ready() {
+            break Ok(true);
+        }
+        if !shielded && let Err(error) = check(task) {
+            break Err(error);
+        }
+        if deadline != NEVER {
+            if clock::now() >= deadline {
+                break Ok(false);
+            }
+            if timer.is_none() {
+                timer = Some(event_loop.scheduler.unpark_at(deadline, task.clone()));
+            }
+        }
+        match event_loop.park(py) {
+            Ok(()) => {}
+            // Whatever the host threw: it is raised once the wait is over.
+            Err(error) if shielded => state(task).interrupt = Some(error),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Some(timer) = timer {
+        event_loop.scheduler.forget_deadline(timer);
+    }
+    result
+}
+
+/// Blocks an OS thread that is in no task. Wakes for signals, as CPython's lock does.
+struct ThreadParker {
+    word: AtomicU32,
+}
+
+impl ThreadParker {
+    /// Sleeps until it is woken, a signal arrives or `timeout` nanoseconds are over.
+    fn park(&self, timeout: Option<u64>) {
+        let spec = timeout.map(|nanos| libc::timespec {
+            tv_sec: (nanos / 1_000_000_000) as _,
+            tv_nsec: (nanos % 1_000_000_000) as _,
+        });
+        let pointer = spec
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref::<libc::timespec>);
+        // SAFETY: the word and the timeout are valid during the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.word.as_ptr(),
+                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                0u32,
+                pointer,
+            )
+        };
+    }
+}
+
+impl Wake for ThreadParker {
+    fn wake(self: Arc<Self>) {
+        self.word.store(1, Ordering::Release);
+        // SAFETY: the word is valid as long as `self`.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.word.as_ptr(),
+                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                1u32,
+            )
+        };
+    }
+}
+
+/// Blocks the OS thread, with the interpreter released, until `poll` is ready (true) or `deadline`
+/// (false). `Err`: a signal handler raised.
+pub fn block_until(
+    py: Python<'_>,
+    deadline: u64,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> PyResult<bool> {
+    let parker = Arc::new(ThreadParker {
+        word: AtomicU32::new(0),
+    });
+    let waker = Waker::from(parker.clone());
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        if poll(&mut cx).is_ready() {
+            return Ok(true);
+        }
+        let timeout = if deadline == NEVER {
+            None
+        } else {
+            let now = clock::now();
+            if now >= deadline {
+                return Ok(false);
+            }
+            Some(deadline - now)
+        };
+        py.detach(|| parker.park(timeout));
+        parker.word.store(0, Ordering::Release);
+        // SAFETY: attached. Does nothing outside the main thread.
+        if unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+    }
+}
+
+/// Waits as whoever the caller is: the running task parks, an OS thread blocks.
+#[inline]
+pub fn wait_until(
+    py: Python<'_>,
+    deadline: u64,
+    shielded: bool,
+    poll: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> PyResult<bool> {
+    match run_loop::cooperating() {
+        Some(task) => {
+            let task = task.clone();
+            let event_loop = run_loop::existing().expect("a task runs on a loop");
+            park_until(py, event_loop, &task, deadline, shielded, poll)
+        }
+        None => block_until(py, deadline, poll),
+    }
+}
+
+/// Something that becomes true and then tells a wait queue.
+pub trait Source: Send + Sync {
+    /// Whether the wait is over. Called with the interpreter attached.
+    fn is_ready(&self) -> bool;
+    /// Who is told when the answer may have changed.
+    fn queue(&self) -> Arc<WaitQueue>;
+}
+
+/// Something that a [`Wait`] waits for.
+pub trait Pollable: Send + Sync {
+    /// Ready, or the context's waker will be woken.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    /// The wait is given up: what was handed over meanwhile is passed on.
+    fn cancel(&mut self);
+}
+
+struct SourceWait {
+    source: Box<dyn Source>,
+    waiter: Option<Waiter>,
+}
+
+impl Pollable for SourceWait {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.source.is_ready() {
+                self.waiter = None;
+                return Poll::Ready(());
+            }
+            let waiter = self
+                .waiter
+                .get_or_insert_with(|| self.source.queue().listen());
+            if self.source.is_ready() {
+                continue;
+            }
+            if waiter.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.waiter = None;
+        }
+    }
+
+    fn cancel(&mut self) {
+        self.waiter = None;
+    }
+}
+
+/// One wait of an async task: an awaitable for native tasks, polled by the adapters for those of
+/// hosts. Also usable synchronously, with `block()`.
+#[pyclass(module = "aevent._core")]
+pub struct Wait {
+    target: Option<Box<dyn Pollable>>,
+}
+
+impl Wait {
+    /// A wait for anything that can be polled.
+    pub fn new(target: Box<dyn Pollable>) -> Self {
+        Self {
+            target: Some(target),
+        }
+    }
+
+    /// A wait for a condition.
+    pub fn for_source(source: Box<dyn Source>) -> Self {
+        Self::new(Box::new(SourceWait {
+            source,
+            waiter: None,
+        }))
+    }
+
+    fn poll_now(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.target {
+            None => true,
+            Some(target) => {
+                if target.poll(cx).is_ready() {
+                    self.target = None;
+                    true
+                } else {
+                    false
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(mut target) = self.target.take() {
+            target.cancel();
+        }
+    }
+}
+
+#[pymethods]
+impl Wait {
+    /// Whether the wait is over; if not, `waker` is woken when it may be.
+    #[pyo3(signature = (waker=None))]
+    fn poll(&mut self, waker: Option<&HostWaker>) -> bool {
+        let waker = match waker {
+            Some(waker) => waker.task.waker(),
+            None => Waker::noop().clone(),
+        };
+        self.poll_now(&mut Context::from_waker(&waker))
+    }
+
+    /// Gives the wait up.
+    fn cancel(&mut self) {
+        if let Some(mut target) = self.target.take() {
+            target.cancel();
+        }
+    }
+
+    /// Waits synchronously: the running task parks, an OS thread blocks. Returns false when
+    /// `timeout` seconds are over.
+    #[pyo3(signature = (timeout=None))]
+    fn block(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        let py = slf.py();
+        let deadline = timeout.map_or(NEVER, deadline_after);
+        // Borrowed for each poll only: another task may look at the object meanwhile.
+        wait_until(py, deadline, false, |cx| {
+            if slf.borrow_mut().poll_now(cx) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+    }
+
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let Some(task) = run_loop::current() else {
+            return Err(PyRuntimeError::new_err(
+                "this can only be awaited in a task of aevent's native backend",
+            ));
+        };
+        let waker = task.waker();
+        if self.poll_now(&mut Context::from_waker(&waker)) {
+            return Err(PyStopIteration::new_err(()));
+        }
+        if let Err(error) = check(&task) {
+            self.cancel();
+            return Err(error);
+        }
+        Ok(py.None())
+    }
+}

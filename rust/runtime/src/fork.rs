@@ -1,0 +1,21 @@
+//! How often this process is the child of a fork.
+//!
+//! Only the forking task lives on in the child, but what the others had joined is copied with them.
+//! Whatever keeps lists of waiters remembers the generation in which they joined, and forgets those
+//! of an earlier one where it would otherwise have to deal with them. To forget means to leak:
+//! freeing would touch the stacks and wakers of tasks that are not there.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// The present generation.
+#[inline]
+pub fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Declares that this process is a new child. Called once in it, by its only thread.
+pub fn begin_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}

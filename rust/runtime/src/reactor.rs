@@ -1,0 +1,529 @@
+//! Readiness of file descriptors.
+//!
+//! A descriptor that belongs to us (a socket whose closing we see) is registered once in its life,
+//! edge-triggered and for both directions, and its readiness bits are kept here: a caller first
+//! tries its system call, and only waits when that said `EAGAIN`. A descriptor that others may close
+//! behind our back is registered for a single wait instead (`wait_once`).
+//!
+//! Registration goes through `polling`; the wait itself is `epoll_pwait2` on the same epoll
+//! descriptor, because `polling`'s own `wait` makes four further system calls each time (arming its
+//! timerfd, clearing its notifier, re-registering both), which is as much as a small request costs.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use polling::{Event, PollMode, Poller};
+
+use crate::descriptor;
+
+/// Which readiness a waiter wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Data, a connection or the end of the stream.
+    Read,
+    /// Room in the send buffer, or a finished connect.
+    Write,
+}
+
+const BELL: u64 = u64::MAX - 1;
+const TIMER: u64 = u64::MAX - 2;
+const SIGNALS: u64 = u64::MAX - 3;
+const ONCE: u64 = 1 << 63;
+
+/// What is known about a descriptor of ours.
+struct Source<W> {
+    /// The descriptor's generation when this was learnt; see [`descriptor`].
+    generation: u32,
+    registered: bool,
+    /// An edge was reported and no call has said `EAGAIN` since. Starts true: nothing is known.
+    readable: bool,
+    writable: bool,
+    /// The peer has shut down or an error is pending, so that a short read proves nothing: the end
+    /// of the stream may have been reported by the same edge as the data.
+    hung_up: bool,
+    readers: Vec<W>,
+    writers: Vec<W>,
+}
+
+impl<W> Source<W> {
+    fn new() -> Self {
+        Self {
+            generation: 0,
+            registered: false,
+            readable: true,
+            writable: true,
+            hung_up: false,
+            readers: Vec::new(),
+            writers: Vec::new(),
+        }
+    }
+}
+
+struct Once<W> {
+    generation: u32,
+    /// `None`: the slot is free.
+    waiter: Option<W>,
+    fd: RawFd,
+    /// A duplicate made because the descriptor itself is registered already.
+    duplicate: bool,
+}
+
+/// A single wait, as returned by [`Reactor::wait_once`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OnceKey {
+    index: u32,
+    generation: u32,
+}
+
+/// The events of one wait. Kept apart from the reactor, so that nothing of it is borrowed while the
+/// thread blocks.
+pub struct Batch {
+    events: Vec<libc::epoll_event>,
+}
+
+/// The readiness of all descriptors that one scheduler watches; `W` is who gets woken.
+pub struct Reactor<W> {
+    poller: Poller,
+    sources: Vec<Source<W>>,
+    once: Vec<Once<W>>,
+    once_free: Vec<u32>,
+    batch: Option<Batch>,
+    timer: RawFd,
+    /// What the timerfd is set to.
+    armed: u64,
+    /// The pipe that signal handlers write to, or -1.
+    signals: RawFd,
+}
+
+impl<W> Drop for Reactor<W> {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor was opened by `new` and is closed nowhere else.
+        unsafe { libc::close(self.timer) };
+    }
+}
+
+impl<W> Reactor<W> {
+    /// A reactor that also wakes up when `bell` becomes readable.
+    pub fn new(bell: RawFd) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        // SAFETY: no pointers; the result is checked.
+        let timer = unsafe {
+            libc::timerfd_create(
+                libc::CLOCK_MONOTONIC,
+                libc::TFD_CLOEXEC | libc::TFD_NONBLOCK,
+            )
+        };
+        if timer < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let reactor = Self {
+            poller,
+            sources: Vec::new(),
+            once: Vec::new(),
+            once_free: Vec::new(),
+            batch: Some(Batch {
+                // SAFETY: an all-zero `epoll_event` is a valid value.
+                events: vec![unsafe { std::mem::zeroed() }; 512],
+            }),
+            timer,
+            armed: u64::MAX,
+            signals: -1,
+        };
+        reactor.register(bell, Event::readable(BELL as usize), PollMode::Edge)?;
+        reactor.register(timer, Event::readable(TIMER as usize), PollMode::Edge)?;
+        Ok(reactor)
+    }
+
+    /// In the child of a fork: closes the child's copies of the descriptors and leaks the rest.
+    pub fn abandon(self) {
+        // SAFETY: the descriptors are open and used by nobody after this; the parent has its own.
+        unsafe {
+            libc::close(self.poller.as_raw_fd());
+            libc::close(self.timer);
+        }
+        std::mem::forget(self);
+    }
+
+    /// The descriptor that a host's loop waits for: readable while an event waits to be dispatched.
+    pub fn fd(&self) -> RawFd {
+        self.poller.as_raw_fd()
+    }
+
+    fn register(&self, fd: RawFd, event: Event, mode: PollMode) -> io::Result<()> {
+        // SAFETY: `polling` wants a source deleted before it is closed, because on some systems the
+        // registration would dangle. With epoll a closed descriptor's registration vanishes, or,
+        // when a duplicate lives on, reports a key whose generation we no longer accept.
+        unsafe {
+            self.poller
+                .add_with_mode(&BorrowedFd::borrow_raw(fd), event, mode)
+        }
+    }
+
+    #[inline]
+    fn source(&mut self, fd: RawFd) -> &mut Source<W> {
+        let index = fd as usize;
+        if index >= self.sources.len() {
+            self.sources.resize_with(index + 1, Source::new);
+        }
+        let generation = descriptor::generation(fd);
+        let source = &mut self.sources[index];
+        if source.generation != generation {
+            source.generation = generation;
+            source.registered = false;
+            source.readable = true;
+            source.writable = true;
+            source.hung_up = false;
+        }
+        source
+    }
+
+    /// Whether a call in this direction could do anything but say `EAGAIN`, as far as is known.
+    #[inline]
+    pub fn may_try(&mut self, fd: RawFd, direction: Direction) -> bool {
+        let source = self.source(fd);
+        match direction {
+            Direction::Read => source.readable || !source.registered,
+            Direction::Write => source.writable || !source.registered,
+        }
+    }
+
+    /// Notes that a call said `EAGAIN`: not ready until the next edge.
+    #[inline]
+    pub fn exhausted(&mut self, fd: RawFd, direction: Direction) {
+        let source = self.source(fd);
+        match direction {
+            Direction::Read => source.readable = false,
+            Direction::Write => source.writable = false,
+        }
+    }
+
+    /// Notes that a stream gave less than was asked for: the next call would say `EAGAIN`.
+    ///
+    /// Without effect for a descriptor that is not registered yet (an edge of before the
+    /// registration is never reported again) and for one whose peer has shut down.
+    #[inline]
+    pub fn read_short(&mut self, fd: RawFd) {
+        let source = self.source(fd);
+        if source.registered && !source.hung_up {
+            source.readable = false;
+        }
+    }
+
+    /// Makes sure that edges of `fd` are reported, and has the next one wake `waiter`.
+    ///
+    /// Returns false, and does not wait, if an edge was reported since the caller's `EAGAIN`.
+    /// Errors: those of `epoll_ctl`, `EPERM` for what cannot be polled.
+    pub fn wait(&mut self, fd: RawFd, direction: Direction, waiter: W) -> io::Result<bool> {
+        let source = self.source(fd);
+        let ready = match direction {
+            Direction::Read => source.readable,
+            Direction::Write => source.writable,
+        };
+        if ready && source.registered {
+            return Ok(false);
+        }
+        match direction {
+            Direction::Read => source.readers.push(waiter),
+            Direction::Write => source.writers.push(waiter),
+        }
+        if !source.registered {
+            source.registered = true;
+            source.readable = false;
+            source.writable = false;
+            let key = (u64::from(source.generation & 0x3fff_ffff) << 32) | fd as u64;
+            let event = Event::all(key as usize);
+            let result = match self.register(fd, event, PollMode::Edge) {
+                // The number was given a new generation while its registration lives on (two socket
+                // objects on one descriptor): modifying it reports the present state anew.
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                    // SAFETY: the descriptor is open, or the kernel says `EBADF`.
+                    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+                    self.poller.modify_with_mode(fd, event, PollMode::Edge)
+                }
+                result => result,
+            };
+            if let Err(error) = result {
+                let source = self.source(fd);
+                source.registered = false;
+                source.readable = true;
+                source.writable = true;
+                match direction {
+                    Direction::Read => source.readers.pop(),
+                    Direction::Write => source.writers.pop(),
+                };
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes back waits for which `is_it` holds, after a timeout or a cancellation.
+    pub fn forget(&mut self, fd: RawFd, direction: Direction, is_it: impl Fn(&W) -> bool) {
+        let Some(source) = self.sources.get_mut(fd as usize) else {
+            return;
+        };
+        match direction {
+            Direction::Read => source.readers.retain(|w| !is_it(w)),
+            Direction::Write => source.writers.retain(|w| !is_it(w)),
+        }
+    }
+
+    /// Takes the descriptor out of the reactor before it is closed and hands everybody who waits
+    /// for it to `wake`; they find its generation changed.
+    pub fn closing(&mut self, fd: RawFd, mut wake: impl FnMut(W)) {
+        let Some(source) = self.sources.get_mut(fd as usize) else {
+            return;
+        };
+        source.readers.drain(..).for_each(&mut wake);
+        source.writers.drain(..).for_each(&mut wake);
+        if std::mem::take(&mut source.registered) {
+            // SAFETY: the caller closes the descriptor only after this call.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            // It may be gone already, closed by a finalizer: then so is its registration.
+            let _ = self.poller.delete(fd);
+        }
+    }
+
+    /// Registers a descriptor that is not ours for one wait.
+    ///
+    /// The registration is removed by [`Reactor::end_once`], which must be called however the wait
+    /// ends. Errors: `EPERM` for regular files, which are always ready; `EBADF`.
+    pub fn wait_once(
+        &mut self,
+        fd: RawFd,
+        read: bool,
+        write: bool,
+        waiter: W,
+    ) -> io::Result<OnceKey> {
+        let index = match self.once_free.pop() {
+            Some(index) => index,
+            None => {
+                self.once.push(Once {
+                    generation: 0,
+                    waiter: None,
+                    fd: -1,
+                    duplicate: false,
+                });
+                (self.once.len() - 1) as u32
+            }
+        };
+        let slot = &mut self.once[index as usize];
+        slot.generation = slot.generation.wrapping_add(1) & 0x3fff_ffff;
+        let generation = slot.generation;
+        let key = ONCE | (u64::from(generation) << 32) | u64::from(index);
+        let event = Event::new(key as usize, read, write).with_priority();
+        let mut polled = fd;
+        let mut duplicate = false;
+        let mut result = self.register(fd, event, PollMode::Oneshot);
+        if matches!(&result, Err(e) if e.raw_os_error() == Some(libc::EEXIST)) {
+            // Registered already, as a socket of ours or by another single wait. epoll tells
+            // registrations apart by descriptor number, so a duplicate gets one of its own.
+            // SAFETY: no pointers; the result is checked.
+            polled = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+            result = if polled < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                duplicate = true;
+                self.register(polled, event, PollMode::Oneshot)
+            };
+        }
+        if let Err(error) = result {
+            if duplicate {
+                // SAFETY: the duplicate is ours alone.
+                unsafe { libc::close(polled) };
+            }
+            self.once_free.push(index);
+            return Err(error);
+        }
+        let slot = &mut self.once[index as usize];
+        slot.waiter = Some(waiter);
+        slot.fd = polled;
+        slot.duplicate = duplicate;
+        Ok(OnceKey { index, generation })
+    }
+
+    /// Ends a single wait, whether it was reported or not.
+    pub fn end_once(&mut self, key: OnceKey) {
+        let slot = &mut self.once[key.index as usize];
+        if slot.generation != key.generation || slot.fd < 0 {
+            return;
+        }
+        slot.waiter = None;
+        // SAFETY: if the owner has closed the descriptor meanwhile, the kernel says so and the
+        // registration is gone with it.
+        let _ = self
+            .poller
+            .delete(unsafe { BorrowedFd::borrow_raw(slot.fd) });
+        if slot.duplicate {
+            // SAFETY: the duplicate is ours alone.
+            unsafe { libc::close(slot.fd) };
+        }
+        slot.fd = -1;
+        self.once_free.push(key.index);
+    }
+
+    /// Has the reactor's descriptor become readable at `deadline`, for a host that waits for it.
+    /// A deadline that is later than the one set already is left for that one to find.
+    pub fn arm(&mut self, deadline: u64, now: u64) {
+        if deadline == u64::MAX || (self.armed <= deadline && self.armed > now) {
+            return;
+        }
+        self.armed = deadline;
+        let deadline = deadline.max(1);
+        let spec = libc::itimerspec {
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: (deadline / 1_000_000_000) as _,
+                tv_nsec: (deadline % 1_000_000_000) as _,
+            },
+        };
+        // SAFETY: `spec` outlives the call and the descriptor is open as long as `self`.
+        unsafe {
+            libc::timerfd_settime(
+                self.timer,
+                libc::TFD_TIMER_ABSTIME,
+                &spec,
+                std::ptr::null_mut(),
+            )
+        };
+    }
+
+    /// Wakes up when `fd`, the non-blocking pipe that signal handlers write to, has something to
+    /// read, which is thrown away; -1 ends that.
+    pub fn watch_signals(&mut self, fd: RawFd) -> io::Result<()> {
+        if self.signals >= 0 {
+            // SAFETY: the caller closes it only after this.
+            let former = unsafe { BorrowedFd::borrow_raw(self.signals) };
+            let _ = self.poller.delete(former);
+        }
+        self.signals = fd;
+        if fd < 0 {
+            return Ok(());
+        }
+        self.register(fd, Event::readable(SIGNALS as usize), PollMode::Edge)
+    }
+
+    fn drain_signals(&self) {
+        let mut buffer = [0u8; 256];
+        // SAFETY: the buffer is valid for its length; the pipe is non-blocking.
+        while unsafe { libc::read(self.signals, buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+    }
+
+    /// The buffer for one wait; give it back with [`Reactor::dispatch`].
+    pub fn take_batch(&mut self) -> Batch {
+        self.batch.take().unwrap_or_else(|| Batch {
+            // SAFETY: an all-zero `epoll_event` is a valid value.
+            events: vec![unsafe { std::mem::zeroed() }; 512],
+        })
+    }
+
+    /// Notes `count` events and hands everybody they concern to `wake`.
+    pub fn dispatch(&mut self, batch: Batch, count: usize, mut wake: impl FnMut(W)) {
+        const READ: u32 = (libc::EPOLLIN | libc::EPOLLPRI) as u32;
+        const HANG_UP: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
+        const WRITE: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) as u32;
+        for event in &batch.events[..count] {
+            let (key, flags) = (event.u64, event.events);
+            if key >= SIGNALS {
+                if key == SIGNALS {
+                    self.drain_signals();
+                }
+                continue;
+            }
+            if key & ONCE != 0 {
+                let index = (key & 0xffff_ffff) as usize;
+                let generation = ((key & !ONCE) >> 32) as u32;
+                if let Some(slot) = self.once.get_mut(index)
+                    && slot.generation == generation
+                    && let Some(waiter) = slot.waiter.take()
+                {
+                    wake(waiter);
+                }
+                continue;
+            }
+            let fd = (key & 0xffff_ffff) as usize;
+            let generation = (key >> 32) as u32;
+            let Some(source) = self.sources.get_mut(fd) else {
+                continue;
+            };
+            if source.generation & 0x3fff_ffff != generation {
+                continue;
+            }
+            if flags & HANG_UP != 0 {
+                source.hung_up = true;
+            }
+            if flags & (READ | HANG_UP) != 0 {
+                source.readable = true;
+                source.readers.drain(..).for_each(&mut wake);
+            }
+            if flags & WRITE != 0 {
+                source.writable = true;
+                source.writers.drain(..).for_each(&mut wake);
+            }
+        }
+        self.batch = Some(batch);
+    }
+}
+
+/// Waits for events on the epoll descriptor `fd`, for `timeout` nanoseconds at most (`None`: for
+/// ever). Touches nothing but `batch`, so it may run while the interpreter is released.
+///
+/// Returns how many events there are; zero on a timeout and when a signal arrived.
+pub fn wait(fd: RawFd, batch: &mut Batch, timeout: Option<u64>) -> io::Result<usize> {
+    let spec = timeout.map(|nanos| libc::timespec {
+        tv_sec: (nanos / 1_000_000_000) as _,
+        tv_nsec: (nanos % 1_000_000_000) as _,
+    });
+    let spec_pointer = spec
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref::<libc::timespec>);
+    // SAFETY: the buffer is valid for as many events as are announced, and `spec` outlives the call.
+    let count = unsafe {
+        libc::syscall(
+            libc::SYS_epoll_pwait2,
+            fd,
+            batch.events.as_mut_ptr(),
+            batch.events.len() as libc::c_int,
+            spec_pointer,
+            std::ptr::null::<libc::sigset_t>(),
+            8usize,
+        )
+    };
+    if count >= 0 {
+        return Ok(count as usize);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EINTR) => Ok(0),
+        // A kernel before 5.11, or a sandbox that does not know the call.
+        Some(libc::ENOSYS | libc::EPERM) => wait_milliseconds(fd, batch, timeout),
+        _ => Err(error),
+    }
+}
+
+fn wait_milliseconds(fd: RawFd, batch: &mut Batch, timeout: Option<u64>) -> io::Result<usize> {
+    let timeout = match timeout {
+        None => -1,
+        Some(nanos) => nanos.div_ceil(1_000_000).min(i32::MAX as u64) as i32,
+    };
+    // SAFETY: as in `wait`.
+    let count = unsafe {
+        libc::epoll_wait(
+            fd,
+            batch.events.as_mut_ptr(),
+            batch.events.len() as libc::c_int,
+            timeout,
+        )
+    };
+    if count >= 0 {
+        return Ok(count as usize);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EINTR) => Ok(0),
+        _ => Err(error),
+    }
+}

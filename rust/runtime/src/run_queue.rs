@@ -1,0 +1,97 @@
+//! Who runs next.
+//!
+//! Two queues, each first in first out: `ready` holds what was woken or has yielded, `fresh` what
+//! never ran. They take turns: a round of `ready` (what was in it when the round began), then as
+//! many fresh ones as fit into one time slice. So a burst of new threads that all compute does not
+//! keep what was woken meanwhile waiting for longer than a slice and one thread's work, and a pair
+//! of threads that yield to each other forever does not keep new ones from starting.
+
+use std::collections::VecDeque;
+
+use crate::clock;
+
+/// The run queue of one scheduler. See the module's description for its order.
+pub struct RunQueue<T> {
+    ready: VecDeque<T>,
+    fresh: VecDeque<T>,
+    /// How many of `ready` are still to run before `fresh` has its slice.
+    round: usize,
+    /// The coarse time at which the present slice of `fresh` began.
+    slice: u64,
+}
+
+impl<T> Default for RunQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> RunQueue<T> {
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            fresh: VecDeque::new(),
+            round: 0,
+            slice: 0,
+        }
+    }
+
+    /// Appends a task that was woken or has yielded.
+    #[inline]
+    pub fn push_ready(&mut self, task: T) {
+        self.ready.push_back(task);
+    }
+
+    /// Appends a task that has not run yet.
+    #[inline]
+    pub fn push_fresh(&mut self, task: T) {
+        self.fresh.push_back(task);
+    }
+
+    /// Takes the next task to run.
+    #[inline]
+    pub fn pop(&mut self) -> Option<T> {
+        if self.fresh.is_empty() {
+            return self.ready.pop_front();
+        }
+        self.pop_contested()
+    }
+
+    fn pop_contested(&mut self) -> Option<T> {
+        if self.round > 0 {
+            if let Some(task) = self.ready.pop_front() {
+                self.round -= 1;
+                if self.round == 0 {
+                    self.slice = 0;
+                }
+                return Some(task);
+            }
+            self.round = 0;
+            self.slice = 0;
+        }
+        let now = clock::coarse();
+        if self.slice == 0 {
+            self.slice = now;
+        }
+        if self.slice == now || self.ready.is_empty() {
+            return self.fresh.pop_front();
+        }
+        self.round = self.ready.len() - 1;
+        if self.round == 0 {
+            self.slice = 0;
+        }
+        self.ready.pop_front()
+    }
+
+    /// How many tasks wait for their turn.
+    pub fn len(&self) -> usize {
+        self.ready.len() + self.fresh.len()
+    }
+
+    /// Whether nobody waits for a turn.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.fresh.is_empty()
+    }
+}

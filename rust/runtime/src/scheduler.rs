@@ -1,0 +1,375 @@
+//! The scheduler of one OS thread: who is ready, what is waited for, and one look at the kernel.
+//!
+//! It does not know how a task is run (that is a matter of stacks, in the layer above); it answers
+//! "who is next?" and "what has happened meanwhile?". Its parts are in cells that are opened for the
+//! length of one method each and never while a task or a waker runs.
+
+use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::cancel_tree::Scope;
+use crate::clock::{self, NEVER};
+use crate::inbox::Inbox;
+use crate::reactor::{self, Batch, Direction, OnceKey, Reactor};
+use crate::run_queue::RunQueue;
+use crate::task::Task;
+use crate::timers::{TimerKey, Timers};
+
+/// What happens when a deadline has come.
+enum Due<X: Send + Sync + 'static> {
+    Unpark(Arc<Task<X>>),
+    Cancel(Scope<Arc<Task<X>>>),
+}
+
+/// What another thread has for the scheduler.
+enum Letter<X: Send + Sync + 'static> {
+    Unparked(Arc<Task<X>>),
+    /// A descriptor was closed elsewhere.
+    Closing(RawFd),
+}
+
+/// The address of this is what tells one OS thread from another: cheaper than a `ThreadId`.
+#[inline]
+fn this_thread() -> usize {
+    thread_local!(static TOKEN: u8 = const { 0 });
+    TOKEN.with(|token| std::ptr::from_ref(token) as usize)
+}
+
+/// After so many tasks the kernel is asked for news, even if the coarse clock stood still.
+const TASKS_PER_LOOK: u32 = 512;
+
+/// The scheduler of one OS thread.
+///
+/// Only [`Scheduler::enqueue`], [`Scheduler::notify`] and [`Scheduler::closing_elsewhere`] may be
+/// called from other threads.
+pub struct Scheduler<X: Send + Sync + 'static> {
+    owner: usize,
+    inbox: Inbox<Letter<X>>,
+    queue: UnsafeCell<RunQueue<Arc<Task<X>>>>,
+    timers: UnsafeCell<Timers<Due<X>>>,
+    reactor: UnsafeCell<Reactor<Arc<Task<X>>>>,
+    /// The coarse time of the last look at the kernel.
+    looked: Cell<u64>,
+    /// How many tasks may still run before the next look.
+    until_look: Cell<u32>,
+    /// A host's loop has the thread, and does not know of what becomes ready unless it is told.
+    host_has_the_thread: Cell<bool>,
+}
+
+// SAFETY: the cells are touched by the owner's thread alone; `assert_owner` checks it in debug
+// builds, and what other threads may call touches only the inbox, which is thread-safe.
+unsafe impl<X: Send + Sync + 'static> Send for Scheduler<X> {}
+// SAFETY: as above.
+unsafe impl<X: Send + Sync + 'static> Sync for Scheduler<X> {}
+
+impl<X: Send + Sync + 'static> Scheduler<X> {
+    /// A scheduler for the calling thread.
+    pub fn new() -> io::Result<Arc<Self>> {
+        let inbox = Inbox::new()?;
+        let reactor = Reactor::new(inbox.bell())?;
+        Ok(Arc::new(Self {
+            owner: this_thread(),
+            inbox,
+            queue: UnsafeCell::new(RunQueue::new()),
+            timers: UnsafeCell::new(Timers::new()),
+            reactor: UnsafeCell::new(reactor),
+            looked: Cell::new(clock::coarse()),
+            until_look: Cell::new(TASKS_PER_LOOK),
+            host_has_the_thread: Cell::new(false),
+        }))
+    }
+
+    /// In the child of a fork, before anything else is done with it: nobody is ready, nothing is
+    /// waited for, and the descriptors are its own. What was there belongs to the parent's tasks and
+    /// is leaked.
+    pub fn reset_after_fork(&self) -> io::Result<()> {
+        self.inbox.reset()?;
+        std::mem::forget(std::mem::take(self.queue()));
+        std::mem::forget(std::mem::take(self.timers()));
+        let reactor = Reactor::new(self.inbox.bell())?;
+        std::mem::replace(self.reactor(), reactor).abandon();
+        self.begin_slice();
+        Ok(())
+    }
+
+    /// A time slice begins now.
+    pub fn begin_slice(&self) {
+        self.looked.set(clock::coarse());
+        self.until_look.set(TASKS_PER_LOOK);
+    }
+
+    /// Whether the calling thread is the one the scheduler belongs to.
+    #[inline]
+    pub fn is_mine(&self) -> bool {
+        self.owner == this_thread()
+    }
+
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    fn queue(&self) -> &mut RunQueue<Arc<Task<X>>> {
+        debug_assert!(self.is_mine());
+        // SAFETY: only the owner's thread comes here, and every caller in this file drops the
+        // reference before it calls anything but the queue's own methods.
+        unsafe { &mut *self.queue.get() }
+    }
+
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    fn timers(&self) -> &mut Timers<Due<X>> {
+        debug_assert!(self.is_mine());
+        // SAFETY: as for `queue`.
+        unsafe { &mut *self.timers.get() }
+    }
+
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    fn reactor(&self) -> &mut Reactor<Arc<Task<X>>> {
+        debug_assert!(self.is_mine());
+        // SAFETY: as for `queue`; the wakers given to it only touch the queue and the inbox.
+        unsafe { &mut *self.reactor.get() }
+    }
+
+    /// Puts a task that was unparked into the run queue, or into the inbox if the caller is another
+    /// thread. The caller has claimed it by its state.
+    #[inline]
+    pub fn enqueue(&self, task: Arc<Task<X>>) {
+        if self.is_mine() {
+            self.queue().push_ready(task);
+            self.tell_host();
+        } else {
+            self.inbox.send(Letter::Unparked(task));
+        }
+    }
+
+    /// Puts a new task into the run queue. Owner only.
+    #[inline]
+    pub fn enqueue_fresh(&self, task: Arc<Task<X>>) {
+        self.queue().push_fresh(task);
+        self.tell_host();
+    }
+
+    /// Wakes the scheduler from its wait. Thread-safe, and safe in a signal handler.
+    pub fn notify(&self) {
+        self.inbox.ring();
+    }
+
+    /// The descriptor that is readable while there is something to do. For hosts.
+    pub fn fd(&self) -> RawFd {
+        self.reactor().fd()
+    }
+
+    /// Takes the next task. The caller runs it.
+    #[inline]
+    pub fn next(&self) -> Option<Arc<Task<X>>> {
+        self.queue().pop()
+    }
+
+    /// Whether a task is ready.
+    #[inline]
+    pub fn has_ready(&self) -> bool {
+        !self.queue().is_empty()
+    }
+
+    /// How many tasks are ready.
+    pub fn ready_len(&self) -> usize {
+        self.queue().len()
+    }
+
+    /// Whether the time slice is over, so that the kernel should be asked for news (and a host be
+    /// given its turn) before another task runs. Costs a few nanoseconds.
+    #[inline]
+    pub fn is_look_due(&self) -> bool {
+        let left = self.until_look.get();
+        if left == 0 || self.inbox.is_rung() {
+            return true;
+        }
+        self.until_look.set(left - 1);
+        clock::coarse() != self.looked.get()
+    }
+
+    /// Looks at the kernel, the timers and the inbox, without waiting.
+    pub fn look(&self) -> io::Result<()> {
+        let mut batch = self.reactor().take_batch();
+        let fd = self.reactor().fd();
+        let result = reactor::wait(fd, &mut batch, Some(0));
+        self.take_in(batch, result)
+    }
+
+    /// How long a wait may be: nanoseconds until the next deadline, `None` without one, zero when
+    /// something is ready.
+    pub fn time_to_wait(&self) -> Option<u64> {
+        if self.has_ready() || self.inbox.is_rung() {
+            return Some(0);
+        }
+        self.timers()
+            .next_deadline()
+            .map(|deadline| deadline.saturating_sub(clock::now()))
+    }
+
+    /// The first half of a wait: what [`reactor::wait`] needs, which may then be called with
+    /// everything else released.
+    pub fn begin_wait(&self) -> (RawFd, Batch) {
+        let reactor = self.reactor();
+        (reactor.fd(), reactor.take_batch())
+    }
+
+    /// The second half of a wait: takes in what has happened.
+    pub fn take_in(&self, batch: Batch, result: io::Result<usize>) -> io::Result<()> {
+        let count = *result.as_ref().unwrap_or(&0);
+        self.reactor().dispatch(batch, count, Task::unpark_owned);
+        self.collect_letters();
+        self.fire_timers();
+        self.begin_slice();
+        result.map(|_| ())
+    }
+
+    fn collect_letters(&self) {
+        if !self.inbox.is_rung() {
+            return;
+        }
+        self.inbox.answer();
+        while let Some(letter) = self.inbox.collect() {
+            match letter {
+                Letter::Unparked(task) => self.queue().push_ready(task),
+                Letter::Closing(fd) => self.reactor().closing(fd, Task::unpark_owned),
+            }
+        }
+    }
+
+    fn fire_timers(&self) {
+        if self.timers().is_empty() {
+            return;
+        }
+        let now = clock::now();
+        while let Some(due) = self.timers().pop_expired(now) {
+            match due {
+                Due::Unpark(task) => task.unpark_owned(),
+                Due::Cancel(scope) => {
+                    for task in scope.cancel() {
+                        task.unpark_owned();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has `task` unparked at `deadline`. Owner only.
+    #[inline]
+    pub fn unpark_at(&self, deadline: u64, task: Arc<Task<X>>) -> TimerKey {
+        self.timers().insert(deadline, Due::Unpark(task))
+    }
+
+    /// Has `scope` cancelled at `deadline`. Owner only.
+    pub fn cancel_at(&self, deadline: u64, scope: Scope<Arc<Task<X>>>) -> TimerKey {
+        self.timers().insert(deadline, Due::Cancel(scope))
+    }
+
+    /// Takes a deadline back; nothing happens if it has come already. Owner only.
+    #[inline]
+    pub fn forget_deadline(&self, key: TimerKey) {
+        // Dropped here, when the timers are no longer borrowed: it may be the last reference.
+        let due = self.timers().remove(key);
+        drop(due);
+    }
+
+    /// The earliest deadline, [`NEVER`] if there is none.
+    pub fn next_deadline(&self) -> u64 {
+        self.timers().next_deadline().unwrap_or(NEVER)
+    }
+
+    /// How many deadlines are set.
+    pub fn timers_len(&self) -> usize {
+        self.timers().len()
+    }
+
+    /// Before a host waits for [`Scheduler::fd`]: has it become readable at the next deadline.
+    pub fn arm_host_timer(&self) {
+        let deadline = self.next_deadline();
+        if deadline != NEVER {
+            self.reactor().arm(deadline, clock::now());
+        }
+    }
+
+    /// See [`Reactor::watch_signals`].
+    pub fn watch_signals(&self, fd: RawFd) -> io::Result<()> {
+        self.reactor().watch_signals(fd)
+    }
+
+    /// See [`Reactor::may_try`].
+    #[inline]
+    pub fn may_try(&self, fd: RawFd, direction: Direction) -> bool {
+        self.reactor().may_try(fd, direction)
+    }
+
+    /// See [`Reactor::exhausted`].
+    #[inline]
+    pub fn exhausted(&self, fd: RawFd, direction: Direction) {
+        self.reactor().exhausted(fd, direction);
+    }
+
+    /// See [`Reactor::read_short`].
+    #[inline]
+    pub fn read_short(&self, fd: RawFd) {
+        self.reactor().read_short(fd);
+    }
+
+    /// See [`Reactor::wait`].
+    #[inline]
+    pub fn wait_ready(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        task: Arc<Task<X>>,
+    ) -> io::Result<bool> {
+        self.reactor().wait(fd, direction, task)
+    }
+
+    /// Takes back a wait of `task` after a timeout or a cancellation.
+    pub fn forget_ready(&self, fd: RawFd, direction: Direction, task: &Arc<Task<X>>) {
+        self.reactor()
+            .forget(fd, direction, |waiter| Arc::ptr_eq(waiter, task));
+    }
+
+    /// Before `fd` is closed by the owner's thread: wakes whoever waits for it. The caller has
+    /// renewed its generation.
+    pub fn closing(&self, fd: RawFd) {
+        self.reactor().closing(fd, Task::unpark_owned);
+    }
+
+    /// Like [`Scheduler::closing`], from another thread.
+    pub fn closing_elsewhere(&self, fd: RawFd) {
+        self.inbox.send(Letter::Closing(fd));
+    }
+
+    /// See [`Reactor::wait_once`].
+    pub fn wait_once(
+        &self,
+        fd: RawFd,
+        read: bool,
+        write: bool,
+        task: Arc<Task<X>>,
+    ) -> io::Result<OnceKey> {
+        self.reactor().wait_once(fd, read, write, task)
+    }
+
+    /// See [`Reactor::end_once`].
+    pub fn end_once(&self, key: OnceKey) {
+        self.reactor().end_once(key);
+    }
+
+    /// Whether a host's loop has the thread: from the end of one tick to the beginning of the next.
+    /// What becomes ready in the meantime makes [`Scheduler::fd`] readable.
+    #[inline]
+    pub fn set_host_has_the_thread(&self, value: bool) {
+        self.host_has_the_thread.set(value);
+    }
+
+    #[inline]
+    fn tell_host(&self) {
+        if self.host_has_the_thread.get() {
+            self.inbox.ring();
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A task: something that parks and is unparked, whatever it is made of.
+//!
+//! Parking follows `std::thread::park`: an unpark that comes first is kept, at most one is kept, and
+//! a park may return for no reason. Whoever waits therefore asks for its condition in a loop, after
+//! having told the one who will fulfil it whom to wake.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Wake, Waker};
+
+use crate::scheduler::Scheduler;
+
+/// Running, and nobody has unparked it since its last park.
+const RUNNING: u8 = 0;
+/// Running, and its next park returns at once.
+const NOTIFIED: u8 = 1;
+/// Parked: whoever unparks it puts it into the run queue.
+const PARKED: u8 = 2;
+/// In the run queue or in the inbox. Further unparks change nothing.
+const QUEUED: u8 = 3;
+/// Finished. Unparks change nothing, and it is never queued again.
+const DONE: u8 = 4;
+
+/// A task of the scheduler it was made for; `X` is what the layer above keeps with it.
+///
+/// Unparking is thread-safe; everything else is for the scheduler's own thread.
+pub struct Task<X: Send + Sync + 'static> {
+    state: AtomicU8,
+    scheduler: Arc<Scheduler<X>>,
+    /// The layer above's part.
+    pub payload: X,
+}
+
+impl<X: Send + Sync + 'static> Task<X> {
+    /// A task that counts as running until it parks.
+    pub fn new(scheduler: Arc<Scheduler<X>>, payload: X) -> Arc<Self> {
+        Arc::new(Self {
+            state: AtomicU8::new(RUNNING),
+            scheduler,
+            payload,
+        })
+    }
+
+    /// A task that is to be queued as a fresh one.
+    pub fn new_queued(scheduler: Arc<Scheduler<X>>, payload: X) -> Arc<Self> {
+        Arc::new(Self {
+            state: AtomicU8::new(QUEUED),
+            scheduler,
+            payload,
+        })
+    }
+
+    /// The scheduler it runs on.
+    #[inline]
+    pub fn scheduler(&self) -> &Arc<Scheduler<X>> {
+        &self.scheduler
+    }
+
+    /// Lets a parked task go on, or its next park return at once. Thread-safe.
+    #[inline]
+    pub fn unpark(self: &Arc<Self>) {
+        if self.claim() {
+            self.scheduler.enqueue(self.clone());
+        }
+    }
+
+    /// Like [`Task::unpark`], for a caller that has a reference to spare.
+    #[inline]
+    pub fn unpark_owned(self: Arc<Self>) {
+        if self.claim() {
+            let scheduler: *const Scheduler<X> = Arc::as_ptr(&self.scheduler);
+            // SAFETY: the task keeps its scheduler alive, and the queue that takes the task is part
+            // of that scheduler; nothing drops the task before `enqueue` has stored it.
+            unsafe { &*scheduler }.enqueue(self);
+        }
+    }
+
+    /// Whether the caller has to queue the task.
+    #[inline]
+    fn claim(&self) -> bool {
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            let next = match state {
+                RUNNING => NOTIFIED,
+                PARKED => QUEUED,
+                _ => return false,
+            };
+            match self
+                .state
+                .compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return next == QUEUED,
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Begins to park. False if an unpark was kept: it is used up, and the task goes on.
+    #[inline]
+    pub fn begin_park(&self) -> bool {
+        if self
+            .state
+            .compare_exchange(RUNNING, PARKED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            return true;
+        }
+        debug_assert_eq!(self.state.load(Ordering::Relaxed), NOTIFIED);
+        self.state.store(RUNNING, Ordering::Release);
+        false
+    }
+
+    /// The running task goes to the end of the run queue; the caller puts it there.
+    ///
+    /// A kept unpark is used up: it can only say that a condition has changed, and the task asks for
+    /// its conditions again before it parks.
+    #[inline]
+    pub fn begin_yield(&self) {
+        self.state.store(QUEUED, Ordering::Release);
+    }
+
+    /// It was taken from the run queue and runs.
+    #[inline]
+    pub fn begin_run(&self) {
+        self.state.store(RUNNING, Ordering::Release);
+    }
+
+    /// It runs again although nobody unparked it: its host has resumed it. False if it is in the run
+    /// queue, so that the entry there has to be passed over when it comes up.
+    #[inline]
+    pub fn begin_run_unasked(&self) -> bool {
+        self.state.swap(RUNNING, Ordering::AcqRel) != QUEUED
+    }
+
+    /// It is in the run queue or was never anywhere else.
+    #[inline]
+    pub fn is_queued(&self) -> bool {
+        self.state.load(Ordering::Acquire) == QUEUED
+    }
+
+    /// It is parked.
+    pub fn is_parked(&self) -> bool {
+        self.state.load(Ordering::Acquire) == PARKED
+    }
+
+    /// It ends.
+    #[inline]
+    pub fn finish(&self) {
+        self.state.store(DONE, Ordering::Release);
+    }
+
+    /// It has ended. Thread-safe.
+    #[inline]
+    pub fn is_done(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DONE
+    }
+
+    /// A waker that unparks the task.
+    #[inline]
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(self.clone())
+    }
+}
+
+impl<X: Send + Sync + 'static> Wake for Task<X> {
+    fn wake(self: Arc<Self>) {
+        self.unpark_owned();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.unpark();
+    }
+}

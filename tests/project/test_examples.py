@@ -1,0 +1,57 @@
+"""The examples run, on each backend, and notice when something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FETCH = Path(__file__).parents[2] / "examples" / "fetch.py"
+BACKENDS = ["native", "asyncio", "trio"]
+
+
+def run_fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(FETCH), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fetch_downloads_on_one_backend(backend: str) -> None:
+    # Long delays: what is measured is the waiting, and a busy machine must not spoil it.
+    result = run_fetch(
+        "--backend", backend, "--downloads=20", "--at-a-time=10", "--delay=0.3", "--quiet"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_fetch_runs_all_backends_in_one_process_and_prints_a_table() -> None:
+    result = run_fetch("--downloads=20", "--at-a-time=10", "--delay=0.3")
+    assert result.returncode == 0, result.stderr
+    assert "20 downloads, 10 at a time, 300 ms each" in result.stdout
+    rows = [line for line in result.stdout.splitlines() if " ms " in line and " s " in line]
+    assert len(rows) == len(BACKENDS)
+    for row, backend in zip(rows, BACKENDS, strict=True):
+        assert backend in row
+
+
+@pytest.mark.slow
+def test_fetch_fails_when_the_downloads_take_too_long() -> None:
+    # No client is within a factor of two of a server that does not sleep.
+    result = run_fetch("--backend=native", "--downloads=20", "--at-a-time=10", "--delay=1e-6")
+    assert result.returncode == 1
+    assert "fetch.py: native: the downloads took" in result.stderr
+    assert "more than 2 times the ideal" in result.stderr
+
+
+def test_fetch_says_what_is_wrong_with_its_arguments() -> None:
+    result = run_fetch("--at-a-time=0")
+    assert result.returncode == 2
+    assert "0 is not a positive number" in result.stderr
