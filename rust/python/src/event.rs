@@ -127,6 +127,12 @@ pub fn breathe(py: Python<'_>) -> PyResult<()> {
     run_loop::existing().map_or(Ok(()), |event_loop| event_loop.breathe(py))
 }
 
+/// The class of `object` as `threading`'s reprs show it: with its module, `__main__` included.
+pub fn class_name(object: &Bound<'_, PyAny>) -> PyResult<String> {
+    let kind = object.get_type();
+    Ok(format!("{}.{}", kind.module()?, kind.qualname()?))
+}
+
 #[pymethods]
 impl Event {
     /// Takes anything, since a subclass's `__init__` may; it is `__init__` that checks.
@@ -190,7 +196,7 @@ impl Event {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         Ok(format!(
             "<{} at {:p}: {}>",
-            slf.get_type().fully_qualified_name()?,
+            class_name(slf)?,
             slf.as_ptr(),
             if slf.get().is_set() { "set" } else { "unset" }
         ))

@@ -585,7 +585,7 @@ fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         flags: (ffi::Py_TPFLAGS_DEFAULT
             | ffi::Py_TPFLAGS_BASETYPE
             | ffi::Py_TPFLAGS_HAVE_GC
-            | ffi::Py_TPFLAGS_IMMUTABLETYPE) as c_uint,
+) as c_uint,
         slots: slots.as_mut_ptr(),
     };
     // SAFETY: the spec and the slots are read during the call; what the slots point to is static.

@@ -481,7 +481,7 @@ impl Loop {
                         return Ok(());
                     }
                     let next = state(&task);
-                    if !next.frozen.is_null() {
+                    if next.is_frozen() {
                         me.payload.state().frozen = stack::current();
                         result = self.resume(task);
                         break;
@@ -594,7 +594,7 @@ impl Loop {
     /// The base runs one task, or has it run: returns when a stack switches back to the base.
     fn run_from_base(&self, py: Python<'_>, task: TaskRef) -> PyResult<()> {
         let next = state(&task);
-        let result = if !next.frozen.is_null() {
+        let result = if next.is_frozen() {
             self.resume(task)
         } else if next.kind == Kind::Host {
             self.resume_host(task);
@@ -661,7 +661,9 @@ impl Loop {
 
     /// `run` shall look whether it is done.
     pub fn stop(&self) {
-        self.stop.set(true);
+        if self.driver.get() == Driver::Native {
+            self.stop.set(true);
+        }
     }
 
     /// One turn on behalf of a host: takes in what has happened and runs tasks for one time slice.
@@ -827,7 +829,7 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
             },
         };
         let next = state(&task);
-        if !next.frozen.is_null() {
+        if next.is_frozen() {
             if !idle(event_loop, Some(task)) {
                 return none();
             }

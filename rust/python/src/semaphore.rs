@@ -180,10 +180,10 @@ impl Semaphore {
     }
 }
 
-fn describe<'py>(slf: &Bound<'py, PyAny>, value: &str) -> PyResult<String> {
+fn describe(slf: &Bound<'_, PyAny>, value: &str) -> PyResult<String> {
     Ok(format!(
         "<{} at {:p}: value={value}>",
-        slf.get_type().fully_qualified_name()?,
+        event::class_name(slf)?,
         slf.as_ptr(),
     ))
 }

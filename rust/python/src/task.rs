@@ -111,6 +111,15 @@ pub struct State {
     pub name: Option<Py<PyAny>>,
 }
 
+impl State {
+    /// Whether it goes on by switching to the greenlet it is frozen with. A host's task does not: it
+    /// goes on when the host steps it.
+    #[inline(always)]
+    pub fn is_frozen(&self) -> bool {
+        !self.frozen.is_null() && self.kind != Kind::Host
+    }
+}
+
 impl Payload {
     /// The payload of a task that is not linked to anything yet.
     pub fn new(kind: Kind, entry: Entry, context: Object) -> Self {

@@ -258,12 +258,22 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     /// Has `task` unparked at `deadline`. Owner only.
     #[inline]
     pub fn unpark_at(&self, deadline: u64, task: Arc<Task<X>>) -> TimerKey {
+        self.arm_if_host_waits(deadline);
         self.timers().insert(deadline, Due::Unpark(task))
     }
 
     /// Has `scope` cancelled at `deadline`. Owner only.
     pub fn cancel_at(&self, deadline: u64, scope: Scope<Arc<Task<X>>>) -> TimerKey {
+        self.arm_if_host_waits(deadline);
         self.timers().insert(deadline, Due::Cancel(scope))
+    }
+
+    /// A deadline that is set while the host has the thread: it would not know of it.
+    #[inline]
+    fn arm_if_host_waits(&self, deadline: u64) {
+        if self.host_has_the_thread.get() {
+            self.reactor().arm(deadline, clock::now());
+        }
     }
 
     /// Takes a deadline back; nothing happens if it has come already. Owner only.
