@@ -7,7 +7,7 @@ import contextvars
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -62,20 +62,40 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
         return _run_natively(fn, args)
     if is_coroutine_function(fn):
 
-        async def main() -> Any:
-            async with runner(_adapter=adapter):
-                current_host().install_portal()
-                await checkpoint()
-                return await fn(*args)
+        async def in_body(children: _core.Children) -> Any:
+            current_host().install_portal()
+            await checkpoint()
+            return await fn(*args)
 
-        return adapter.run(main, options)
+        return adapter.run(lambda: _run_on_host(adapter, in_body), options)
 
-    async def main_of_sync() -> Any:
-        async with runner(_adapter=adapter) as children:
-            return await _run_main_thread(children, fn, args)
+    async def in_thread(children: _core.Children) -> Any:
+        return await _run_main_thread(children, fn, args)
 
     with _interrupts():
-        return adapter.run(main_of_sync, options)
+        return adapter.run(lambda: _run_on_host(adapter, in_thread), options)
+
+
+async def _run_on_host(
+    adapter: HostBackend, body: Callable[[_core.Children], Awaitable[Any]]
+) -> Any:
+    result: Any = None
+    failure: BaseException | None = None
+    async with runner(_adapter=adapter) as children:
+        try:
+            result = await body(children)
+        except adapter.cancelled:
+            raise
+        except BaseException as error:
+            # A runner that is left by an exception cancels its threads. A program whose main
+            # function fails waits for them, as a threaded one does.
+            failure = error
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure
+    return result
 
 
 def check_not_coroutine(fn: Callable[..., Any], result: Any) -> Any:

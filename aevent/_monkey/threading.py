@@ -69,7 +69,7 @@ def start(self: threading.Thread) -> None:
         import contextvars  # 3.14 and later only
 
         context = contextvars.copy_context()
-    task = _core.start_thread(self, _Bootstrap(self), self.daemon, context)
+    task = _core.start_thread(self, self.daemon, _traced(self), context)
     self._aevent_task = task  # type: ignore[attr-defined]
     self._ident = task.ident  # type: ignore[attr-defined]
     _alive[task.ident] = self
@@ -80,17 +80,13 @@ def start(self: threading.Thread) -> None:
 _alive: dict[int, threading.Thread] = {}
 
 
-class _Bootstrap:
-    """What a green thread runs: the thread's `run()`, with its exception given to the hook."""
+def _traced(thread: threading.Thread) -> Callable[[], None] | None:
+    """What the thread runs instead of its `run()` if `threading.settrace` was called, else None."""
+    trace, profile = _orig["gettrace"](), _orig["getprofile"]()
+    if trace is None and profile is None:
+        return None
 
-    __slots__ = ("thread",)
-
-    def __init__(self, thread: threading.Thread) -> None:
-        self.thread = thread
-
-    def __call__(self) -> None:
-        thread = self.thread
-        trace, profile = _orig["gettrace"](), _orig["getprofile"]()
+    def run() -> None:
         if trace is not None:
             sys.settrace(trace)
         if profile is not None:
@@ -99,14 +95,24 @@ class _Bootstrap:
             thread.run()
         except _core.Cancelled:
             pass
-        except BaseException:
-            thread._invoke_excepthook(thread)  # type: ignore[attr-defined]
+        except BaseException as error:
+            _report(thread, error)
         finally:
             _alive.pop(thread._ident, None)  # type: ignore[attr-defined]
             if trace is not None:
                 sys.settrace(None)
             if profile is not None:
                 sys.setprofile(None)
+
+    return run
+
+
+def _report(thread: threading.Thread, error: BaseException) -> None:
+    """Gives the exception that ended a thread to `threading.excepthook`."""
+    try:
+        raise error
+    except BaseException:
+        thread._invoke_excepthook(thread)  # type: ignore[attr-defined]
 
 
 def join(self: threading.Thread, timeout: float | None = None) -> None:
@@ -200,6 +206,7 @@ def after_fork_in_child() -> None:
 
 
 def patch() -> None:
+    _core.set_thread_hooks(_Thread.run, _report, _alive)
     for name in ("start", "join", "is_alive", "__repr__"):
         _orig[name] = getattr(_Thread, name)
     for name in ("current_thread", "enumerate", "active_count", "gettrace", "getprofile"):

@@ -383,9 +383,7 @@ impl Children {
     /// Starts a call as a thread of this runner.
     pub fn start_thread(
         shared: &ChildrenRef,
-        function: Bound<'_, PyAny>,
-        args: Bound<'_, PyTuple>,
-        kwargs: Option<Bound<'_, PyDict>>,
+        entry: Entry,
         context: *mut ffi::PyObject,
         daemon: bool,
     ) -> PyResult<TaskRef> {
@@ -401,11 +399,7 @@ impl Children {
         let task = finish::spawn(
             event_loop,
             Start {
-                entry: Entry::Call {
-                    function: function.into_ptr(),
-                    args: args.into_ptr(),
-                    kwargs: kwargs.map_or(null_mut(), Bound::into_ptr),
-                },
+                entry,
                 kind: Kind::Green,
                 context,
                 report: Report::Children(shared.clone()),

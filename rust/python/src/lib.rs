@@ -19,6 +19,8 @@ mod offload;
 mod patched;
 mod poll;
 mod portal;
+mod python_thread;
+mod raw;
 mod run_loop;
 mod semaphore;
 mod simple_queue;
@@ -65,6 +67,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
+    module.add_function(wrap_pyfunction!(python_thread::set_thread_hooks, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_call, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_closing, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_connect, module)?)?;
@@ -90,7 +93,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(thread::run_native, module)?)?;
     module.add_function(wrap_pyfunction!(thread::set_host, module)?)?;
     module.add_function(wrap_pyfunction!(thread::set_home, module)?)?;
-    module.add_function(wrap_pyfunction!(thread::sleep, module)?)?;
+    thread::SLEEP.add(module)?;
     module.add_function(wrap_pyfunction!(thread::start_main, module)?)?;
     module.add_function(wrap_pyfunction!(thread::start_new_thread, module)?)?;
     module.add_function(wrap_pyfunction!(thread::start_thread, module)?)?;

@@ -582,10 +582,8 @@ fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         name: c"_thread._local".as_ptr(),
         basicsize: size_of::<Local>() as c_int,
         itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT
-            | ffi::Py_TPFLAGS_BASETYPE
-            | ffi::Py_TPFLAGS_HAVE_GC
-) as c_uint,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC)
+            as c_uint,
         slots: slots.as_mut_ptr(),
     };
     // SAFETY: the spec and the slots are read during the call; what the slots point to is static.

@@ -244,6 +244,7 @@ fn set_context(context: Object) {
 }
 
 /// Runs the step on the running stack, which was handed `task`, and returns the host's greenlet.
+#[inline(never)]
 pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> Object {
     // SAFETY: attached: the host has called us.
     let py = unsafe { Python::assume_attached() };

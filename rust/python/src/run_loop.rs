@@ -25,6 +25,8 @@ use crate::coroutine;
 use crate::errors;
 use crate::finish;
 use crate::portal;
+use crate::python_thread;
+use crate::raw;
 use crate::stack::{self, Object};
 use crate::task::{Entry, Kind, Payload, SchedulerRef, TaskRef, release, state};
 
@@ -784,23 +786,13 @@ pub fn close_descriptor(fd: std::os::fd::RawFd) {
 fn stack_function(py: Python<'_>) -> PyResult<Object> {
     use std::sync::atomic::{AtomicPtr, Ordering};
     static FUNCTION: AtomicPtr<ffi::PyObject> = AtomicPtr::new(null_mut());
-    struct Definition(UnsafeCell<ffi::PyMethodDef>);
-    // SAFETY: written never, read by the interpreter.
-    unsafe impl Sync for Definition {}
-    static DEFINITION: Definition = Definition(UnsafeCell::new(ffi::PyMethodDef {
-        ml_name: c"aevent stack".as_ptr(),
-        ml_meth: ffi::PyMethodDefPointer {
-            PyCFunction: run_stack,
-        },
-        ml_flags: ffi::METH_NOARGS,
-        ml_doc: null(),
-    }));
+    static DEFINITION: raw::Definition = raw::Definition::none(c"aevent stack", run_stack);
     let known = FUNCTION.load(Ordering::Acquire);
     if !known.is_null() {
         return Ok(known);
     }
-    // SAFETY: the definition is static, as the function object needs it to be.
-    let function = unsafe { ffi::PyCFunction_NewEx(DEFINITION.0.get(), null_mut(), null_mut()) };
+    // SAFETY: attached.
+    let function = unsafe { DEFINITION.object() };
     if function.is_null() {
         return Err(PyErr::fetch(py));
     }
@@ -811,7 +803,7 @@ fn stack_function(py: Python<'_>) -> PyResult<Object> {
 /// The loop of a stack. Takes the hand-off or the next task, again and again.
 unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
     let Some(event_loop) = existing() else {
-        return none();
+        return raw::none();
     };
     // The reference that `stack_for_base` made, or `stop_idling` gave back.
     stack::release_current();
@@ -822,7 +814,7 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
                 Next::Task(task) => task,
                 Next::Base => {
                     if !idle(event_loop, None) {
-                        return none();
+                        return raw::none();
                     }
                     continue;
                 }
@@ -831,7 +823,7 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
         let next = state(&task);
         if next.is_frozen() {
             if !idle(event_loop, Some(task)) {
-                return none();
+                return raw::none();
             }
             continue;
         }
@@ -842,19 +834,11 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
                 let home = portal::step_on_stack(event_loop, task);
                 // The step is over: this stack idles, and the host's greenlet goes on.
                 if !switch_idle(event_loop, home) {
-                    return none();
+                    return raw::none();
                 }
             }
             Kind::Host => event_loop.resume_host(task),
         }
-    }
-}
-
-fn none() -> Object {
-    // SAFETY: attached; the reference is new.
-    unsafe {
-        ffi::Py_INCREF(ffi::Py_None());
-        ffi::Py_None()
     }
 }
 
@@ -907,30 +891,35 @@ fn end_stack(event_loop: &Loop) -> bool {
 }
 
 /// Makes the call that a green thread is for.
+///
+/// Its frame is under everything that the thread does, so it keeps nothing but what it needs then.
 #[inline(never)]
 fn run_green(event_loop: &Loop, task: TaskRef) {
     let entry = std::mem::replace(&mut state(&task).entry, Entry::None);
-    let Entry::Call {
-        function,
-        args,
-        kwargs,
-    } = entry
-    else {
-        return;
-    };
     task.begin_run();
     let context = state(&task).context;
     event_loop.set_current(task);
-    // SAFETY: the entry owns its references; the context is the task's own and is entered nowhere
-    // else. Whatever the call switches to, it comes back to this stack.
-    let result = unsafe {
-        ffi::PyContext_Enter(context);
-        let result = ffi::PyObject_Call(function, args, kwargs);
-        // Still as the task: finalizers of its arguments may block.
-        ffi::Py_DECREF(function);
-        ffi::Py_DECREF(args);
-        ffi::Py_XDECREF(kwargs);
-        result
+    // SAFETY: the context is the task's own and is entered nowhere else. Whatever the call switches
+    // to, it comes back to this stack.
+    unsafe { ffi::PyContext_Enter(context) };
+    let result = match entry {
+        Entry::Call {
+            function,
+            args,
+            kwargs,
+        } => {
+            // SAFETY: the entry owns its references. They are given up while the task is still the
+            // running one: finalizers of its arguments may block.
+            unsafe {
+                let result = ffi::PyObject_Call(function, args, kwargs);
+                ffi::Py_DECREF(function);
+                ffi::Py_DECREF(args);
+                ffi::Py_XDECREF(kwargs);
+                result
+            }
+        }
+        Entry::Thread(thread) => python_thread::run(thread),
+        Entry::None | Entry::Coroutine(_) => raw::none(),
     };
     finish_green(event_loop, result);
     // SAFETY: it was entered above, on this stack.

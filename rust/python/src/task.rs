@@ -42,6 +42,8 @@ pub enum Entry {
         args: Object,
         kwargs: Object,
     },
+    /// The `threading.Thread` whose `run` is to be called.
+    Thread(Object),
     /// A coroutine that has not ended.
     Coroutine(Object),
 }
@@ -197,7 +199,7 @@ impl Drop for Payload {
                     release(args);
                     release(kwargs);
                 }
-                Entry::Coroutine(coroutine) => release(coroutine),
+                Entry::Thread(object) | Entry::Coroutine(object) => release(object),
             }
             release(frozen);
             release(context);

@@ -15,7 +15,9 @@ use crate::children::{self, Children};
 use crate::errors;
 use crate::finish::{self, Start};
 use crate::portal;
+use crate::raw::{self, Definition};
 use crate::run_loop::{self, Driver};
+use crate::stack::Object;
 use crate::task::{Entry, Kind, Report, TaskRef, state};
 use crate::wait::{self, Source, Wait};
 
@@ -191,26 +193,25 @@ pub fn start_new_thread(
     let home = children::home(py).ok_or_else(|| children::no_runner("starting a thread"))?;
     let context = finish::empty_context(py)?;
     let name = function.clone().unbind();
-    let task = Children::start_thread(
-        &home,
-        function,
-        args.cast_into()?,
-        kwargs.map(Bound::cast_into).transpose()?,
-        context,
-        true,
-    )?;
+    let entry = Entry::Call {
+        function: function.into_ptr(),
+        args: args.into_ptr(),
+        kwargs: kwargs.map_or(null_mut(), Bound::into_ptr),
+    };
+    let task = Children::start_thread(&home, entry, context, true)?;
     state(&task).name = Some(name);
     Ok(ident(&task))
 }
 
-/// Starts `function()` as the green thread of `thread`, a `threading.Thread`.
+/// Starts `thread`, a `threading.Thread`, as a green thread. With `function`, that is called
+/// instead of the thread's `run`, and has to provide for its exceptions.
 #[pyfunction]
-#[pyo3(signature = (thread, function, daemon, context=None))]
+#[pyo3(signature = (thread, daemon, function=None, context=None))]
 pub fn start_thread(
     py: Python<'_>,
     thread: Bound<'_, PyAny>,
-    function: Bound<'_, PyAny>,
     daemon: bool,
+    function: Option<Bound<'_, PyAny>>,
     context: Option<Bound<'_, PyAny>>,
 ) -> PyResult<Task> {
     let home =
@@ -219,7 +220,15 @@ pub fn start_thread(
         Some(context) => context.into_ptr(),
         None => finish::empty_context(py)?,
     };
-    let task = Children::start_thread(&home, function, PyTuple::empty(py), None, context, daemon)?;
+    let entry = match function {
+        Some(function) => Entry::Call {
+            function: function.into_ptr(),
+            args: PyTuple::empty(py).into_ptr(),
+            kwargs: null_mut(),
+        },
+        None => Entry::Thread(thread.clone().into_ptr()),
+    };
+    let task = Children::start_thread(&home, entry, context, daemon)?;
     state(&task).thread = Some(thread.unbind());
     Ok(Task { task })
 }
@@ -276,30 +285,79 @@ pub fn replace_native(depth: u32) -> Option<u32> {
 }
 
 /// `time.sleep` in a task.
-#[pyfunction]
-#[pyo3(signature = (seconds, /))]
-pub fn sleep(py: Python<'_>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
+pub static SLEEP: Definition = Definition::one(c"sleep", sleep);
+
+unsafe extern "C" fn sleep(_module: Object, seconds: Object) -> Object {
+    // SAFETY: attached: Python calls us. The argument is borrowed from the caller.
+    let (py, seconds) = unsafe {
+        let py = Python::assume_attached();
+        (py, Borrowed::from_ptr(py, seconds))
+    };
+    raw::give(py, sleep_for(py, &seconds).map(|()| raw::none()))
+}
+
+fn sleep_for(py: Python<'_>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
     let seconds = sleep_length(seconds)?;
-    let Some(task) = run_loop::cooperating() else {
+    let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::cooperating()) else {
         return Err(errors::no_task("sleep()"));
     };
-    let task = task.clone();
-    let event_loop = run_loop::existing().expect("a task runs on a loop");
     if seconds <= 0.0 {
-        wait::check(&task)?;
+        wait::check(task)?;
         event_loop.yield_now(py)?;
-        return wait::check(&task);
+        return match run_loop::cooperating() {
+            Some(task) => wait::check(task),
+            None => Ok(()),
+        };
     }
+    sleep_long(py, event_loop, task.clone(), seconds)
+}
+
+#[inline(never)]
+fn sleep_long(
+    py: Python<'_>,
+    event_loop: &run_loop::Loop,
+    task: TaskRef,
+    seconds: f64,
+) -> PyResult<()> {
     let deadline = wait::deadline_after(seconds);
     wait::park_until(py, event_loop, &task, deadline, false, |_| Poll::Pending).map(|_| ())
 }
 
+/// The integer 0, of which there is one. Borrowed: CPython keeps it as long as it lives.
+#[inline(always)]
+fn zero(py: Python<'_>) -> Object {
+    use std::sync::atomic::{AtomicPtr, Ordering};
+    static ZERO: AtomicPtr<pyo3::ffi::PyObject> = AtomicPtr::new(null_mut());
+    let known = ZERO.load(Ordering::Relaxed);
+    if !known.is_null() {
+        return known;
+    }
+    let zero = 0i64.into_pyobject(py).map_or(null_mut(), Bound::into_ptr);
+    ZERO.store(zero, Ordering::Relaxed);
+    zero
+}
+
+#[inline(always)]
 fn sleep_length(seconds: &Bound<'_, PyAny>) -> PyResult<f64> {
+    use pyo3::types::PyFloat;
+    // Small integers are unique.
+    if seconds.as_ptr() == zero(seconds.py()) {
+        return Ok(0.0);
+    }
+    if let Ok(value) = seconds.cast_exact::<PyFloat>() {
+        let value = pyo3::types::PyFloatMethods::value(value);
+        if (0.0..1e9).contains(&value) {
+            return Ok(value);
+        }
+    }
+    sleep_length_slowly(seconds)
+}
+
+#[inline(never)]
+fn sleep_length_slowly(seconds: &Bound<'_, PyAny>) -> PyResult<f64> {
     use pyo3::exceptions::{PyOverflowError, PyValueError};
     use pyo3::types::{PyFloat, PyInt};
-    let value = if let Ok(value) = seconds.cast_exact::<PyFloat>() {
-        pyo3::types::PyFloatMethods::value(value)
-    } else if seconds.is_instance_of::<PyFloat>() || seconds.is_instance_of::<PyInt>() {
+    let value = if seconds.is_instance_of::<PyFloat>() || seconds.is_instance_of::<PyInt>() {
         seconds.extract::<f64>()?
     } else if let Ok(index) = seconds.call_method0("__index__") {
         index.extract::<f64>()?

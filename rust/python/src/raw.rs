@@ -1,0 +1,111 @@
+//! Functions that Python calls without pyo3's argument parsing and panic guard in between.
+//!
+//! For the calls that park most: whatever lies on the C stack when a task parks is copied away and
+//! back at each switch, so half a kilobyte of parsing on it costs as much as the rest of the call.
+//! A panic in one of these ends the process, as it does in any C function.
+
+use std::cell::UnsafeCell;
+use std::ffi::CStr;
+use std::os::raw::c_int;
+use std::ptr::{null, null_mut};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::stack::Object;
+
+/// A function's description, static as the interpreter needs it.
+pub struct Definition(UnsafeCell<ffi::PyMethodDef>);
+
+// SAFETY: written never, read by the interpreter.
+unsafe impl Sync for Definition {}
+
+impl Definition {
+    /// A function of one argument.
+    pub const fn one(name: &'static CStr, function: ffi::PyCFunction) -> Self {
+        Self::new(
+            name,
+            ffi::PyMethodDefPointer {
+                PyCFunction: function,
+            },
+            ffi::METH_O,
+        )
+    }
+
+    /// A function without arguments.
+    pub const fn none(name: &'static CStr, function: ffi::PyCFunction) -> Self {
+        Self::new(
+            name,
+            ffi::PyMethodDefPointer {
+                PyCFunction: function,
+            },
+            ffi::METH_NOARGS,
+        )
+    }
+
+    /// A function of positional arguments.
+    pub const fn positional(name: &'static CStr, function: ffi::PyCFunctionFast) -> Self {
+        Self::new(
+            name,
+            ffi::PyMethodDefPointer {
+                PyCFunctionFast: function,
+            },
+            ffi::METH_FASTCALL,
+        )
+    }
+
+    const fn new(name: &'static CStr, pointer: ffi::PyMethodDefPointer, flags: c_int) -> Self {
+        Self(UnsafeCell::new(ffi::PyMethodDef {
+            ml_name: name.as_ptr(),
+            ml_meth: pointer,
+            ml_flags: flags,
+            ml_doc: null(),
+        }))
+    }
+
+    /// The function object. A new reference, or null with an exception set.
+    ///
+    /// # Safety
+    /// The interpreter is attached.
+    pub unsafe fn object(&'static self) -> Object {
+        // SAFETY: the definition is static; the rest is the caller's promise.
+        unsafe { ffi::PyCFunction_NewEx(self.0.get(), null_mut(), null_mut()) }
+    }
+
+    /// Adds the function to the module.
+    pub fn add(&'static self, module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // SAFETY: the name is a static C string; attached, since there is a `Bound`.
+        let (name, function) = unsafe {
+            let name = CStr::from_ptr((*self.0.get()).ml_name);
+            let function = Bound::from_owned_ptr_or_err(module.py(), self.object())?;
+            (name, function)
+        };
+        module.add(&*name.to_string_lossy(), function)
+    }
+}
+
+/// What a C function returns: the object, or null with the exception set.
+#[inline(always)]
+pub fn give(py: Python<'_>, result: PyResult<Object>) -> Object {
+    match result {
+        Ok(object) => object,
+        Err(error) => raise(py, error),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn raise(py: Python<'_>, error: PyErr) -> Object {
+    error.restore(py);
+    null_mut()
+}
+
+/// A new reference to `None`.
+#[inline(always)]
+pub fn none() -> Object {
+    // SAFETY: `None` lives for ever; attached, as every caller is.
+    unsafe {
+        ffi::Py_INCREF(ffi::Py_None());
+        ffi::Py_None()
+    }
+}
