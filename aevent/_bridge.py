@@ -120,6 +120,9 @@ def patched() -> Iterator[None]:
 
 def is_coroutine_function(fn: Any) -> bool:
     """Whether `fn`, or what a `functools.partial` wraps, or its `__call__`, is an `async def`."""
+    known = _core.makes_coroutine(fn)
+    if known is not None:
+        return known
     while isinstance(fn, functools.partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(

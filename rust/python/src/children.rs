@@ -10,7 +10,7 @@ use aevent_runtime::wait_queue::WaitQueue;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyTuple;
 
 use crate::cancel_scope::CancelScope;
 use crate::errors::Cancelled;

@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 mod bridge;
+mod callable;
 mod cancel_scope;
 mod children;
 mod condition;
@@ -59,6 +60,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<wait::Wait>()?;
     module.add_class::<waker::HostWaker>()?;
 
+    module.add_function(wrap_pyfunction!(callable::makes_coroutine, module)?)?;
     module.add_function(wrap_pyfunction!(
         cancel_scope::current_effective_deadline,
         module

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 
 use crate::errors;
 use crate::run_loop;
+use crate::semaphore::Truth;
 use crate::wait::{self, Pollable, Wait};
 
 /// `threading.TIMEOUT_MAX` in seconds.
@@ -196,8 +197,9 @@ impl Lock {
         Self { raw: Raw::new() }
     }
 
-    #[pyo3(signature = (blocking=true, timeout=-1.0))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
+    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
+        let blocking = blocking.0;
         if blocking && timeout == -1.0 {
             if self.raw.try_acquire() {
                 return Ok(true);
@@ -208,8 +210,8 @@ impl Lock {
             .acquire(py, deadline(blocking, Some(timeout))?, false)
     }
 
-    #[pyo3(signature = (blocking=true, timeout=-1.0))]
-    fn acquire_lock(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
+    fn acquire_lock(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
         self.acquire(py, blocking, timeout)
     }
 
@@ -361,9 +363,9 @@ impl RLock {
         }
     }
 
-    #[pyo3(signature = (blocking=true, timeout=-1.0))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
-        self.take(py, deadline(blocking, Some(timeout))?)
+    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
+    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
+        self.take(py, deadline(blocking.0, Some(timeout))?)
     }
 
     fn release(&self) -> PyResult<()> {

@@ -1,0 +1,865 @@
+"""The bindings of aevent's scheduler: what each name promises to the Python code above it.
+
+Unless a docstring says otherwise:
+
+- Times are in seconds; deadlines are points of `time.monotonic()`, and infinite means none.
+- A call that *parks* suspends the running task until what it waits for has happened. It raises
+  `Cancelled` if a cancel scope around the task is cancelled, before or during the wait, and
+  KeyboardInterrupt in the main task. In a host's task the host raises its own exception instead.
+- "In a task" means: in a task, and not under `aevent.native()`.
+- There is one scheduler for each OS thread. What is called thread-safe may be used from any OS
+  thread; everything else only from the one whose scheduler it belongs to.
+"""
+
+import _socket
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, final
+
+from typing_extensions import Buffer, Self, disjoint_base
+
+__all__ = [
+    "BoundedSemaphore",
+    "CancelScope",
+    "Cancelled",
+    "Checkpoint",
+    "Children",
+    "Condition",
+    "Event",
+    "HostWaker",
+    "Lock",
+    "PatchedFunction",
+    "PatchedMethod",
+    "Portal",
+    "RLock",
+    "Semaphore",
+    "SimpleQueue",
+    "Sleep",
+    "Task",
+    "Wait",
+    "adjust_native",
+    "after_fork_in_child",
+    "await_here",
+    "checkpoint",
+    "checkpoint_if_cancelled",
+    "current_effective_deadline",
+    "current_task",
+    "current_thread",
+    "driver",
+    "get_host",
+    "in_task",
+    "interrupt_main",
+    "is_main_task",
+    "local",
+    "loop_fd",
+    "makes_coroutine",
+    "offload",
+    "replace_coroutine",
+    "replace_native",
+    "run_native",
+    "runner_variable",
+    "set_home",
+    "set_host",
+    "set_thread_hooks",
+    "sleep",
+    "socket_call",
+    "socket_closing",
+    "socket_connect",
+    "socket_opened",
+    "socket_recv",
+    "socket_recv_into",
+    "socket_send",
+    "socket_sendall",
+    "start_main",
+    "start_new_thread",
+    "start_thread",
+    "statistics",
+    "task_kind",
+    "thread_ident",
+    "tick",
+    "wait_descriptors",
+    "watch_signals",
+]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+# --- Cancellation ---------------------------------------------------------------------------------
+
+class Cancelled(BaseException):
+    """Raised in a task where it blocks when a cancel scope around it was cancelled.
+
+    Raised again at each blocking call until the scope is left (level-triggered, as in trio), so
+    swallowing it achieves nothing. The scope that caused it absorbs it.
+    """
+
+@final
+class CancelScope:
+    """A part of a task that can be cancelled as a whole, for async and synchronous code alike.
+
+    A plain context manager, entered once. Semantics `trio.CancelScope`'s. In a host's task it is a
+    handle of one of the host's own scopes, and what the host raises is the host's exception. The
+    scope that `TaskGroup.spawn` returns is that of the child, entered already; it can be awaited,
+    which gives the scope at once.
+
+    `deadline` is when the body is cancelled by itself; NaN raises ValueError. With `shield`, no
+    cancellation from outside reaches the body.
+    """
+
+    def __new__(cls, *, deadline: float = ..., shield: bool = False) -> Self: ...
+    @staticmethod
+    def _of_host(host: object) -> CancelScope:
+        """A handle of a host's scope (a `HostScope`) that is entered already."""
+    def cancel(self) -> None:
+        """Cancels everything in the scope. Idempotent; may come before the scope is entered."""
+    @property
+    def cancel_called(self) -> bool:
+        """Whether `cancel` was called or the deadline has cancelled it."""
+    @property
+    def cancelled_caught(self) -> bool:
+        """Whether the scope has absorbed a cancellation. Known once it is left."""
+    @property
+    def deadline(self) -> float:
+        """When the body is cancelled. May be moved; a point in the past cancels at once."""
+    @deadline.setter
+    def deadline(self, deadline: float) -> None: ...
+    @property
+    def shield(self) -> bool:
+        """Whether the body is protected from cancellation from outside. May be changed."""
+    @shield.setter
+    def shield(self, shield: bool) -> None: ...
+    def __enter__(self) -> Self:
+        """RuntimeError if it was entered before, or outside a task."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Absorbs the exception of its own cancellation. RuntimeError if scopes are misnested."""
+    def __await__(self) -> Generator[Any, Any, Self]: ...
+
+def current_effective_deadline() -> float:
+    """The deadline that applies to the running task of ours.
+
+    Infinite if there is none; minus infinity if the task is cancelled already. Not for a host's
+    tasks, whose deadline the host knows.
+    """
+
+# --- Waiting --------------------------------------------------------------------------------------
+
+@final
+class Wait:
+    """One wait: for a lock, a permit, a notification, the end of a task. Made by other objects.
+
+    Takes its place in the queue when it is made or polled first. Native tasks await it, hosts' tasks
+    poll it with a `HostWaker`, and synchronous code calls `block`. Dropping it gives the wait up.
+    """
+
+    def poll(self, waker: HostWaker | None = None) -> bool:
+        """Whether the wait is over; if not, `waker` is woken when it may be."""
+    def cancel(self) -> None:
+        """Gives the wait up; what was handed over and not reported goes to the next who waits."""
+    def block(self, timeout: float | None = None) -> bool:
+        """Parks the running task, or blocks an OS thread with the interpreter released.
+
+        False when `timeout` seconds are over.
+        """
+    def __await__(self) -> Generator[Any, Any, None]:
+        """For tasks of the native backend; RuntimeError elsewhere. No checkpoint if it is over."""
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> None: ...
+
+@final
+class Checkpoint:
+    """`await Checkpoint()` lets other tasks run. For native tasks; raises `Cancelled`."""
+
+    def __new__(cls) -> Self: ...
+    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> bool | None: ...
+
+@final
+class Sleep:
+    """`await Sleep(deadline)` sleeps until `deadline`. For native tasks; raises `Cancelled`."""
+
+    def __new__(cls, deadline: float) -> Self: ...
+    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> None: ...
+
+@final
+class HostWaker:
+    """What an adapter holds to make a host's task wait until one of ours is unparked.
+
+    See `Backend.park`. The constructor makes one for a host's coroutine that waits without a portal.
+    """
+
+    def __new__(cls) -> Self: ...
+    def arm(self, callback: Callable[[], object]) -> bool:
+        """Has `callback()` called once, in a tick of the scheduler's thread, when it is woken.
+
+        False if it was woken already: then nothing is called, and the caller does not wait.
+        """
+    def disarm(self) -> None:
+        """The caller waits no more, for whatever reason."""
+    def wake(self) -> None:
+        """Wakes it. Thread-safe, idempotent."""
+
+def wait_descriptors(
+    descriptors: list[tuple[int, bool, bool]], timeout: float | None = None
+) -> bool:
+    """Parks until one of `descriptors` (number, for reading, for writing) may be ready: true.
+
+    False when `timeout` seconds are over. The caller asks the kernel what is ready. A regular file
+    counts as ready at once, and so does a number that is not open: the caller's own call says what
+    is wrong with it. RuntimeError outside a task.
+    """
+
+def sleep(seconds: float, /) -> None:
+    """`time.sleep` in a task: parks for `seconds`; with 0, lets other tasks run.
+
+    Accepts and refuses what CPython's `time.sleep` does (TypeError, ValueError, OverflowError).
+    RuntimeError outside a task.
+    """
+
+def checkpoint() -> None:
+    """Lets other tasks run, and raises if the running one is cancelled. From synchronous code.
+
+    RuntimeError outside a task; works under `native()`.
+    """
+
+def checkpoint_if_cancelled() -> None:
+    """Raises if the running task is cancelled or interrupted. Does nothing outside a task."""
+
+def offload(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Calls `function(*args, **kwargs)` in a real OS thread while the running task parks.
+
+    For C code that blocks. The call sees a copy of the caller's context and has its signal mask.
+    Raises what the function raises. Cancellation abandons it: if it has begun, it runs to its end
+    and its result is dropped; if it has not, it is not made. Outside a task the function is called
+    right here.
+    """
+
+# --- Locks and queues -----------------------------------------------------------------------------
+# Each can be waited for by green threads, async tasks and OS threads at the same time. Who came
+# first is served first, and a release hands over to whoever has waited longest. The methods are
+# thread-safe. The async methods are checkpoints; aevent/_sync.py attaches them.
+
+@final
+class Lock:
+    """`threading.Lock`. Semantics CPython's: whoever likes may release it."""
+
+    def __new__(cls) -> Self: ...
+    def acquire(self, blocking: bool = True, timeout: float = ...) -> bool:
+        """Takes it; whether it did. Waits for `timeout` seconds at most, -1 for any time.
+
+        RuntimeError if an OS thread would wait for ever for a task that only itself could run.
+        """
+    def acquire_lock(self, blocking: bool = True, timeout: float = ...) -> bool:
+        """`acquire`, by its old name."""
+    def release(self) -> None:
+        """Hands it to the next who waits, or unlocks it. RuntimeError if it is not locked."""
+    def release_lock(self) -> None:
+        """`release`, by its old name."""
+    def locked(self) -> bool:
+        """Whether anybody holds it."""
+    def locked_lock(self) -> bool:
+        """`locked`, by its old name."""
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def async_acquire(self) -> bool:
+        """Takes it, waiting if need be. Cancellation leaves it untaken."""
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def _acquire_wait(self) -> Wait:
+        """A wait for it. When it is over, the lock is the waiter's."""
+    def _waiters(self) -> int:
+        """How many wait for it."""
+    def _at_fork_reinit(self) -> None:
+        """In the child of a fork: unlocked, and nobody waits."""
+
+@disjoint_base
+class RLock:
+    """`threading.RLock`. Semantics CPython's; its owner is a task, or an OS thread outside tasks."""
+
+    def __new__(cls) -> Self: ...
+    def acquire(self, blocking: bool = True, timeout: float = ...) -> bool:
+        """As `Lock.acquire`; at once if the caller owns it already."""
+    def release(self) -> None:
+        """Once for each `acquire`. RuntimeError if the caller does not own it."""
+    def locked(self) -> bool:
+        """Whether anybody owns it."""
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def async_acquire(self) -> bool:
+        """Takes it, waiting if need be. Cancellation leaves it untaken."""
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def _is_owned(self) -> bool:
+        """Whether the caller owns it."""
+    def _recursion_count(self) -> int:
+        """How often the caller has acquired it."""
+    def _release_save(self) -> tuple[int, int]:
+        """Releases it wholly, for a condition's wait; the result is for `_acquire_restore`."""
+    def _acquire_restore(self, state: tuple[int, int]) -> None:
+        """Takes it again as it was, whatever happens: neither cancellation nor interrupt ends it."""
+    def _acquire_wait(self) -> Wait | None:
+        """A wait for it, to be followed by `_acquired_by_wait`; `None` if the caller owns it."""
+    def _acquired_by_wait(self, saved: tuple[int, int] | None = None) -> None:
+        """The wait is over: the caller owns it, as often as `saved` by `_release_save` says."""
+    def _at_fork_reinit(self) -> None:
+        """In the child of a fork: unlocked, and nobody waits."""
+
+@disjoint_base
+class Condition:
+    """`threading.Condition`. Semantics CPython's.
+
+    In addition, a waiter that is cancelled after it was notified passes the notification on.
+    """
+
+    def __new__(cls, lock: Any = None) -> Self: ...
+    @property
+    def acquire(self) -> Callable[..., bool]:
+        """The lock's own."""
+    @property
+    def release(self) -> Callable[[], None]:
+        """The lock's own."""
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Releases the lock, waits for a notification and takes the lock again, whatever happens.
+
+        False when `timeout` seconds are over. RuntimeError if the lock is not the caller's.
+        """
+    def wait_for(self, predicate: Callable[[], _T], timeout: float | None = None) -> _T:
+        """Waits until `predicate()` is true, or `timeout` seconds are over; what it said last."""
+    def notify(self, n: int = 1) -> None:
+        """Wakes the `n` who have waited longest. RuntimeError if the lock is not the caller's."""
+    def notify_all(self) -> None:
+        """Wakes everybody who waits. RuntimeError if the lock is not the caller's."""
+    def notifyAll(self) -> None:
+        """Deprecated."""
+    async def async_acquire(self) -> bool:
+        """Takes the lock."""
+    async def async_wait(self) -> bool:
+        """As `wait`. The lock is taken again also when the wait is cancelled."""
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    @property
+    def _lock(self) -> Any: ...
+    def _is_owned(self) -> bool:
+        """Whether the lock is the caller's; for a plain lock, whether anybody holds it."""
+    def _notified_wait(self) -> Wait:
+        """A wait for a notification, begun now. The caller releases and takes the lock."""
+    def _waiting(self) -> int:
+        """How many wait."""
+    def _at_fork_reinit(self) -> None:
+        """In the child of a fork: nobody waits, and the lock is unlocked."""
+
+@disjoint_base
+class Event:
+    """`threading.Event`. Semantics CPython's.
+
+    Who waited when it was set has seen it, even if it is cleared before he runs.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Takes nothing (TypeError); a subclass's may."""
+    def is_set(self) -> bool:
+        """Whether it is set."""
+    def isSet(self) -> bool:
+        """Deprecated."""
+    def set(self) -> None:
+        """Sets it and wakes everybody who waits."""
+    def clear(self) -> None:
+        """Resets it."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it is set: true. False when `timeout` seconds are over."""
+    async def async_wait(self) -> bool:
+        """Waits until it is set."""
+    def _wait(self) -> Wait:
+        """A wait until it is set."""
+    def _at_fork_reinit(self) -> None:
+        """In the child of a fork: nobody waits."""
+
+@disjoint_base
+class Semaphore:
+    """`threading.Semaphore`. Semantics CPython's. ValueError for a negative `value`."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def __init__(self, value: int = 1) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Takes a permit; whether it did. Waits for `timeout` seconds at most."""
+    def release(self, n: int = 1) -> None:
+        """Gives `n` permits back. ValueError if `n` is less than one."""
+    def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def async_acquire(self) -> bool:
+        """Takes a permit, waiting if need be. Cancellation leaves it untaken."""
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+    @property
+    def _value(self) -> int:
+        """How many permits are free."""
+    def _acquire_wait(self) -> Wait:
+        """A wait for a permit. When it is over, the permit is the waiter's."""
+    def _waiters(self) -> int:
+        """How many wait."""
+
+@disjoint_base
+class BoundedSemaphore(Semaphore):
+    """`threading.BoundedSemaphore`: at most as many permits are free as it began with."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def __init__(self, value: int = 1) -> None: ...
+    def release(self, n: int = 1) -> None:
+        """Gives `n` permits back. ValueError if that is more than were taken."""
+    @property
+    def _initial_value(self) -> int: ...
+
+@disjoint_base
+class SimpleQueue(Generic[_T]):
+    """`queue.SimpleQueue`. Semantics CPython's: unbounded, `put` never waits and is reentrant.
+
+    An item that is put while somebody waits is his at once; `empty` does not count it.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Takes nothing (TypeError); a subclass's may."""
+    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+        """Appends an item. `block` and `timeout` are there for the sake of `Queue.put`."""
+    def put_nowait(self, item: _T) -> None:
+        """Appends an item."""
+    def get(self, block: bool = True, timeout: float | None = None) -> _T:
+        """Takes the first item, waiting if need be. `queue.Empty` when `timeout` is over."""
+    def get_nowait(self) -> _T:
+        """Takes the first item. `queue.Empty` if there is none."""
+    def empty(self) -> bool:
+        """Whether there is nothing to take."""
+    def qsize(self) -> int:
+        """How many items there are to take."""
+    async def async_get(self) -> _T:
+        """Takes the first item, waiting if need be. Cancellation loses no item."""
+    async def async_put(self, item: _T) -> None:
+        """Appends an item; never waits."""
+    def _get_wait(self) -> Wait:
+        """A wait for an item. When it is over, one is owed to the waiter: see `_take`."""
+    def _take(self) -> _T:
+        """The item that a wait that is over was for. To be called in the same step."""
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+
+@disjoint_base
+class local:
+    """`threading.local`: its attributes belong to the running thread, green or real.
+
+    In a host's task, a native coroutine, or outside tasks, the OS thread's. They end with their
+    thread or with the local. A subclass's `__init__` runs again, with the same arguments, in each
+    thread that uses the object. Semantics CPython's `_thread._local`.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def __getattribute__(self, name: str, /) -> Any: ...
+    def __setattr__(self, name: str, value: Any, /) -> None: ...
+    def __delattr__(self, name: str, /) -> None: ...
+
+# --- Tasks and threads ----------------------------------------------------------------------------
+
+@final
+class Task:
+    """A handle of a task. Equal to other handles of the same task."""
+
+    @property
+    def ident(self) -> int:
+        """The number that stands for it as a thread. Reused after its end, like a real thread's."""
+    @property
+    def thread(self) -> threading.Thread | None:
+        """Its `threading.Thread` object, or what stands for that."""
+    @thread.setter
+    def thread(self, thread: threading.Thread | None) -> None: ...
+    def is_alive(self) -> bool:
+        """Whether it has not ended. Thread-safe."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits for its end: a task parks, an OS thread blocks. False when `timeout` is over.
+
+        RuntimeError if the thread that runs the task would wait for it for ever.
+        """
+    def result(self) -> Any:
+        """What it returned, once; raises what it raised. RuntimeError if it has not ended.
+
+        Only the main task's outcome is kept; for others it is `None`.
+        """
+    def interrupt(self, error: BaseException) -> None:
+        """Has its next park, or the one it is in, raise `error`."""
+    def cancel(self) -> None:
+        """Cancels it. Without effect on a host's task, which its host cancels."""
+    def _finished_wait(self) -> Wait:
+        """A wait for its end."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Children:
+    """The tasks of a task group, or the threads of a runner: how many are left, what went wrong.
+
+    `parent` is the entered scope that their own are below of; without one, the running task's
+    innermost. With `keeps_errors`, a child's exception is kept and cancels its siblings;
+    without, it is reported as `sys.unraisablehook` does.
+    """
+
+    def __new__(cls, parent: CancelScope | None = None, *, keeps_errors: bool = True) -> Self: ...
+    def spawn(
+        self, function: Callable[..., object], *args: Any, name: str | None = None
+    ) -> CancelScope:
+        """Starts `function(*args)` as a green thread, in a copy of the caller's context.
+
+        TypeError if it is no function. RuntimeError if the group is closed, or if nobody drives the
+        thread's loop.
+        """
+    def spawn_coroutine(
+        self, coroutine: Coroutine[Any, Any, object], name: str | None = None
+    ) -> CancelScope:
+        """Starts a coroutine as a native task, in a copy of the caller's context. As `spawn`."""
+    def check_open(self) -> None:
+        """RuntimeError unless children may be started."""
+    def settle(self) -> None:
+        """No more children will be started."""
+    def close(self) -> None:
+        """From now on nothing can be started here."""
+    def cancel(self) -> None:
+        """Cancels every child."""
+    def fail(self, error: BaseException) -> None:
+        """Keeps `error` and cancels the children."""
+    @property
+    def failed(self) -> bool:
+        """Whether a child has failed and its exception was not taken."""
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the children were cancelled: by `cancel`, by a failure or from above."""
+    @property
+    def pending(self) -> int:
+        """How many children have not ended."""
+    @property
+    def daemons(self) -> int:
+        """How many of them nobody waits for."""
+    def wait_empty(self, *, daemons_too: bool = True) -> Wait:
+        """A wait for the end of the last child, or of the last that is no daemon."""
+    def wait_settled(self) -> Wait:
+        """A wait until a child has failed, or the last has ended after `settle`."""
+    def take_errors(self) -> list[BaseException]:
+        """The exceptions of children, which are forgotten here."""
+
+def start_new_thread(
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    /,
+) -> int:
+    """`_thread.start_new_thread` in a task: a green thread that nobody waits for. Its identifier.
+
+    It belongs to the caller's runner; RuntimeError without one. Its exception is reported as
+    `sys.unraisablehook` does.
+    """
+
+def start_thread(
+    thread: threading.Thread,
+    daemon: bool,
+    function: Callable[[], object] | None = None,
+    context: contextvars.Context | None = None,
+) -> Task:
+    """Starts `thread` as a green thread, in `context` or an empty one.
+
+    With `function`, that is called instead of the thread's `run`, and has to provide for its
+    exceptions. The caller's runner waits for the thread unless it is a daemon. RuntimeError without
+    a runner.
+    """
+
+def set_thread_hooks(
+    run: Callable[..., object],
+    report: Callable[[threading.Thread, BaseException], object],
+    alive: dict[int, threading.Thread],
+) -> None:
+    """What green threads of `start_thread` need. Called once, by the patch of `threading`.
+
+    `run` is `threading.Thread.run`; `report` gives an exception to `threading.excepthook`; from
+    `alive` a thread is removed, by its identifier, when it ends.
+    """
+
+def makes_coroutine(function: Callable[..., object]) -> bool | None:
+    """Whether calling `function` makes a coroutine; `None` if only `inspect` can tell."""
+
+def thread_ident() -> int | None:
+    """The identifier of the green thread that calls; `None` outside one and under `native()`."""
+
+def current_thread() -> threading.Thread | None:
+    """The `threading.Thread` object of the green thread that calls, if it has one."""
+
+def current_task() -> Task | None:
+    """The running task, also under `native()`."""
+
+def in_task() -> bool:
+    """Whether patched calls cooperate where this is called."""
+
+def task_kind() -> Literal["green", "coroutine", "host"] | None:
+    """What runs: a green thread, a coroutine of the native backend, or a host's task."""
+
+def adjust_native(delta: int) -> bool:
+    """Counts `native()` up or down for the running task. False without a task."""
+
+def replace_native(depth: int) -> int | None:
+    """Sets how deep the running task is in `native()`; how deep it was. `None` without a task."""
+
+def is_main_task() -> bool:
+    """Whether the running task is the main one. True in a thread that has no loop."""
+
+def interrupt_main(error: BaseException) -> bool:
+    """Has the main task's next park, or the one it is in, raise `error`; for signal handlers.
+
+    False if there is no main task.
+    """
+
+def set_home(children: Children | None) -> Children | None:
+    """Threads that the running task starts belong to `children` from now on. Whose they were."""
+
+def runner_variable() -> contextvars.ContextVar[Children]:
+    """The context variable that holds the innermost runner's children, for hosts' tasks."""
+
+# --- Driving the loop -----------------------------------------------------------------------------
+
+def run_native(
+    function: Callable[..., object] | None,
+    args: tuple[Any, ...],
+    coroutine: Coroutine[Any, Any, object] | None,
+    children: Children,
+) -> Any:
+    """Runs `function(*args)`, or a coroutine, as the main task of the native loop, to its end.
+
+    Returns what it returned, raises what it raised. The interpreter is released while the loop
+    waits. RuntimeError if the thread's loop is running already.
+    """
+
+def start_main(
+    function: Callable[..., object], args: tuple[Any, ...], children: Children
+) -> tuple[Task, CancelScope]:
+    """Starts `function(*args)` as the main green thread of a runner that a host drives."""
+
+def set_host(host: object) -> None:
+    """`host`, an adapter, drives the thread's loop from now on; `None` ends that.
+
+    RuntimeError if the native loop runs in this thread.
+    """
+
+def get_host() -> object:
+    """The adapter that drives the thread's loop, or `None`."""
+
+def driver() -> Literal["native", "host"] | None:
+    """Who drives the thread's loop."""
+
+def loop_fd() -> int:
+    """The descriptor that a host waits for: readable when `tick` has something to do."""
+
+def tick() -> bool:
+    """One turn for a host: takes in what has happened, and runs tasks for one time slice.
+
+    True: more are ready, so call again soon. False: wait until `loop_fd()` is readable.
+    RuntimeError if no host drives the thread's loop, or from inside a tick.
+    """
+
+def watch_signals(descriptor: int) -> None:
+    """Has the native loop wake when something is written to the pipe that `descriptor` reads.
+
+    What arrives is thrown away. -1 ends that.
+    """
+
+def after_fork_in_child() -> None:
+    """For `os.register_at_fork`: the running task is the only one, and the scheduler is fresh."""
+
+def statistics() -> dict[str, int]:
+    """Figures about the thread's loop (ready tasks, timers, stacks); empty if it has none."""
+
+# --- Between async and synchronous code -----------------------------------------------------------
+
+@final
+class Portal(Coroutine[Any, Any, _T_co]):
+    """A coroutine around a host's coroutine whose synchronous calls may park.
+
+    Each step runs on a stack of the scheduler's. A call that parks makes the host's task wait, by
+    the adapter's `park`. Other attributes are those of the coroutine inside.
+    """
+
+    def __new__(cls, coroutine: Coroutine[Any, Any, _T_co], host: object) -> Self: ...
+    @property
+    def coroutine(self) -> Coroutine[Any, Any, _T_co]:
+        """The coroutine inside."""
+    def send(self, value: Any) -> Any:
+        """One step. RuntimeError if it has ended, or in a thread that has no loop."""
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
+        """One step that begins with an exception, also in a synchronous call that is parked."""
+    def close(self) -> None:
+        """Ends it by GeneratorExit. RuntimeError if it yields again."""
+    def __await__(self) -> Generator[Any, Any, _T_co]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def __getattribute__(self, name: str, /) -> Any: ...
+
+def await_here(iterator: Any) -> Any:
+    """Drives a coroutine, or an `__await__()` iterator, from synchronous code in the running task.
+
+    What it yields goes to the host in a host's task; in ours, only what aevent's own awaitables
+    yield is understood (RuntimeError otherwise, raised where it is awaited). Returns its result.
+    RuntimeError outside a task.
+    """
+
+def replace_coroutine(task: object, coroutine: object, portal: Portal[Any]) -> None:
+    """Has `task`, whose type hides its coroutine, go on with `portal` instead of `coroutine`.
+
+    RuntimeError if the object does not hold the coroutine in exactly one place.
+    """
+
+# --- Sockets --------------------------------------------------------------------------------------
+# Signatures, errors and timeouts are those of the methods of `socket.socket`, of which these are the
+# cooperative variants. A socket with timeout 0 raises BlockingIOError instead of parking. One that
+# is closed while a task waits for it raises EBADF there. RuntimeError outside a task, if the call has
+# to wait.
+
+def socket_recv(sock: _socket.socket, bufsize: int, flags: int = 0, /) -> bytes:
+    """`socket.recv` in a task."""
+
+def socket_recv_into(
+    sock: _socket.socket, buffer: Buffer, nbytes: int = 0, flags: int = 0
+) -> int:
+    """`socket.recv_into` in a task."""
+
+def socket_send(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> int:
+    """`socket.send` in a task."""
+
+def socket_sendall(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> None:
+    """`socket.sendall` in a task. The timeout is for the whole."""
+
+def socket_call(
+    method: Callable[..., _T],
+    write: bool,
+    sock: _socket.socket,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+) -> _T:
+    """Calls `method(sock, *args, **kwargs)`, an original method, parking where it would block.
+
+    `write` tells which readiness it waits for. The socket is non-blocking for the length of the
+    call, which is repeated until it does not raise BlockingIOError.
+    """
+
+def socket_connect(method: Callable[..., object], sock: _socket.socket, address: Any) -> int:
+    """`socket.connect` in a task; `method` is the original. The errno of the outcome, or 0.
+
+    EAGAIN: a UNIX socket whose listener's backlog is full, for which there is no event. An error
+    that the system reports at once is raised.
+    """
+
+def socket_opened(sock: _socket.socket) -> None:
+    """A socket object has got its descriptor: what was known about the number is void."""
+
+def socket_closing(sock: _socket.socket) -> None:
+    """A socket is about to give up its descriptor: whoever waits for it is woken. Thread-safe."""
+
+# --- Patched callables ----------------------------------------------------------------------------
+
+@final
+class PatchedFunction:
+    """A function that calls the original outside tasks and aevent's replacement in one.
+
+    It has the name and the docstring of the original; it does not bind, like a builtin function.
+    """
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+    _aevent_orig: Callable[..., Any]
+    _aevent_new: Callable[..., Any]
+
+    def __new__(
+        cls,
+        original: Callable[..., Any],
+        replacement: Callable[..., Any],
+        name: str,
+        qualname: str,
+        module: str,
+    ) -> Self: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _aevent_select(self) -> Callable[..., Any]:
+        """The callable that applies to the caller: the original, or aevent's."""
+    def __reduce__(self) -> str:
+        """Pickled by name."""
+
+@final
+class PatchedMethod:
+    """A method that calls the original outside tasks and aevent's replacement in one."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+    _aevent_orig: Callable[..., Any]
+    _aevent_new: Callable[..., Any]
+
+    def __new__(
+        cls,
+        original: Callable[..., Any],
+        replacement: Callable[..., Any],
+        name: str,
+        qualname: str,
+        module: str,
+    ) -> Self: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., Any]: ...
+    def _aevent_select(self) -> Callable[..., Any]:
+        """The callable that applies to the caller: the original, or aevent's."""
+    def __reduce__(self) -> str:
+        """Pickled by name."""
