@@ -138,7 +138,7 @@ class HostBackend(Backend):
     def install_portal(self) -> None:
         """Puts a portal around the host's running task; it counts from the next step on."""
 
-    def portal(self, coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    def portal(self, coroutine: Coroutine[Any, Any, T]) -> _core.Portal[T]:
         """A portal around a coroutine that the host has not started."""
         return _core.Portal(coroutine, self)
 

@@ -168,7 +168,7 @@ class Wait:
 
         False when `timeout` seconds are over.
         """
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any]:
         """For tasks of the native backend; RuntimeError elsewhere. No checkpoint if it is over."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> None: ...
@@ -178,7 +178,7 @@ class Checkpoint:
     """`await Checkpoint()` lets other tasks run. For native tasks; raises `Cancelled`."""
 
     def __new__(cls) -> Self: ...
-    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __await__(self) -> Generator[Any, Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> bool | None: ...
 
@@ -187,7 +187,7 @@ class Sleep:
     """`await Sleep(deadline)` sleeps until `deadline`. For native tasks; raises `Cancelled`."""
 
     def __new__(cls, deadline: float) -> Self: ...
-    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __await__(self) -> Generator[Any, Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> None: ...
 
@@ -254,12 +254,12 @@ class Lock:
     """`threading.Lock`. Semantics CPython's: whoever likes may release it."""
 
     def __new__(cls) -> Self: ...
-    def acquire(self, blocking: bool = True, timeout: float = ...) -> bool:
+    def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool:
         """Takes it; whether it did. Waits for `timeout` seconds at most, -1 for any time.
 
         RuntimeError if an OS thread would wait for ever for a task that only itself could run.
         """
-    def acquire_lock(self, blocking: bool = True, timeout: float = ...) -> bool:
+    def acquire_lock(self, blocking: bool = ..., timeout: float = ...) -> bool:
         """`acquire`, by its old name."""
     def release(self) -> None:
         """Hands it to the next who waits, or unlocks it. RuntimeError if it is not locked."""
@@ -298,7 +298,7 @@ class RLock:
     """`threading.RLock`. Semantics CPython's; its owner is a task, or an OS thread outside tasks."""
 
     def __new__(cls) -> Self: ...
-    def acquire(self, blocking: bool = True, timeout: float = ...) -> bool:
+    def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool:
         """As `Lock.acquire`; at once if the caller owns it already."""
     def release(self) -> None:
         """Once for each `acquire`. RuntimeError if the caller does not own it."""
@@ -773,9 +773,7 @@ def replace_coroutine(task: object, coroutine: object, portal: Portal[Any]) -> N
 def socket_recv(sock: _socket.socket, bufsize: int, flags: int = 0, /) -> bytes:
     """`socket.recv` in a task."""
 
-def socket_recv_into(
-    sock: _socket.socket, buffer: Buffer, nbytes: int = 0, flags: int = 0
-) -> int:
+def socket_recv_into(sock: _socket.socket, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
     """`socket.recv_into` in a task."""
 
 def socket_send(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> int:

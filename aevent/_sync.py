@@ -87,14 +87,14 @@ async def _condition_wait(self: Condition) -> bool:
     return True
 
 
-async def _queue_get(self: SimpleQueue) -> Any:
+async def _queue_get(self: SimpleQueue[Any]) -> Any:
     """Takes the next item, waiting if need be. A checkpoint. Cancellation loses no item."""
     await checkpoint()
     await wait(self._get_wait())
     return self._take()
 
 
-async def _queue_put(self: SimpleQueue, item: Any) -> None:
+async def _queue_put(self: SimpleQueue[Any], item: Any) -> None:
     """Appends an item. A checkpoint; never waits."""
     await checkpoint()
     self.put(item)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
 from . import _core
-from ._backend import HostBackend, HostTasks, checkpoint, wait
+from ._backend import HostBackend, HostScope, HostTasks, checkpoint, wait
 from ._bridge import is_coroutine_function
 from ._core import Cancelled, CancelScope
 from ._exceptions import AeventError
@@ -79,23 +82,31 @@ class TaskGroup:
             scope = children.spawn(fn, *args, name=name)
             if self._tasks is not None and not self._watched:
                 self._watched = True
-                self._tasks.start(self._watch, "aevent green threads of a task group")
+                self._start_in_host(self._watch, "aevent green threads of a task group")
             return scope
         if self._host is None:
             return children.spawn_coroutine(fn(*args), name=name)
         children.check_open()
-        assert self._tasks is not None
-        scope = CancelScope()
         host = self._host
-        self._tasks.start(lambda: host.portal(self._host_child(scope, fn, args)), name)
-        return scope
+        scope = host.open_scope(math.inf, False)
+        self._start_in_host(lambda: host.portal(self._host_child(scope, fn, args)), name)
+        return CancelScope._of_host(scope)
+
+    def _start_in_host(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
+        """Starts a task of the host's, also when a green thread asks for it.
+
+        The group cannot be left meanwhile: that takes a step of the host's, which comes after.
+        """
+        assert self._host is not None and self._tasks is not None
+        start = functools.partial(self._tasks.start, make, name)
+        self._host.call_in_host(functools.partial(contextvars.copy_context().run, start))
 
     def start_soon(self, fn: Callable[..., Any], *args: Any, name: str | None = None) -> None:
         """Like `spawn`, under trio's name and with trio's result: none."""
         self.spawn(fn, *args, name=name)
 
     async def _host_child(
-        self, scope: CancelScope, fn: Callable[..., Any], args: tuple[Any, ...]
+        self, scope: HostScope, fn: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
         assert self._host is not None and self._children is not None
         try:
@@ -110,16 +121,20 @@ class TaskGroup:
     async def _watch(self) -> None:
         """Stands for the green threads among the host's tasks: passes cancellation both ways."""
         assert self._host is not None and self._children is not None
+        children = self._children
         try:
-            await wait(self._children.wait_settled())
-            if self._children.failed:
+            await wait(children.wait_settled())
+            if children.failed:
                 self.cancel_scope.cancel()
                 await checkpoint()
         except self._host.cancelled:
-            self._children.cancel()
+            children.cancel()
             with CancelScope(shield=True):
-                await wait(self._children.wait_empty())
+                await wait(children.wait_empty())
             raise
+        finally:
+            # A host's child may still start green threads: then somebody else watches.
+            self._watched = False
 
     async def __aexit__(
         self,

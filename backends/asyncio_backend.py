@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import sys
 import time
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
+import sniffio
 
 from aevent import _core
 from aevent._backend import HostBackend, HostScope, HostTasks
@@ -22,30 +24,57 @@ T = TypeVar("T")
 
 
 class AnyioScope:
-    """A host's cancel scope, by anyio, which delivers it through `Task.cancel` and `uncancel`."""
+    """A host's cancel scope, by anyio, which delivers it through `Task.cancel` and `uncancel`.
 
-    def __init__(self, host: HostBackend, scope: anyio.CancelScope) -> None:
+    anyio's own is made when the scope is entered: it asks for the running loop, which a green thread
+    that spawns a task does not see.
+    """
+
+    def __init__(
+        self,
+        host: AsyncioBackend,
+        scope: anyio.CancelScope | None = None,
+        *,
+        deadline: float = math.inf,
+        shield: bool = False,
+    ) -> None:
         self._host = host
         self._scope = scope
+        self._deadline = deadline
+        self._shield = shield
+        self._cancel_called = False
 
     @property
     def cancel_called(self) -> bool:
-        return self._scope.cancel_called
+        return self._cancel_called if self._scope is None else self._scope.cancel_called
 
     @property
     def cancelled_caught(self) -> bool:
-        return self._scope.cancelled_caught
+        return self._scope is not None and self._scope.cancelled_caught
 
     def cancel(self) -> None:
-        self._host.call_in_host(self._scope.cancel)
+        if self._scope is None:
+            self._cancel_called = True
+        else:
+            self._host.call_in_host(self._scope.cancel)
 
     def set_deadline(self, deadline: float) -> None:
-        self._scope.deadline = deadline_in_host(deadline)
+        self._deadline = deadline
+        self._set("deadline", self._host.in_its_clock(deadline))
 
     def set_shield(self, shield: bool) -> None:
-        self._scope.shield = shield
+        self._shield = shield
+        self._set("shield", shield)
+
+    def _set(self, name: str, value: object) -> None:
+        if self._scope is not None:
+            self._host.call_in_host(functools.partial(setattr, self._scope, name, value))
 
     def __enter__(self) -> object:
+        deadline = self._host.in_its_clock(self._deadline)
+        self._scope = anyio.CancelScope(deadline=deadline, shield=self._shield)
+        if self._cancel_called:
+            self._scope.cancel()
         return self._scope.__enter__()
 
     def __exit__(
@@ -54,25 +83,25 @@ class AnyioScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
+        assert self._scope is not None
         return self._scope.__exit__(kind, error, traceback)
 
 
 class AnyioTasks:
     """A container of a host's tasks, by anyio."""
 
-    def __init__(self, host: HostBackend, group: anyio.abc.TaskGroup) -> None:
+    def __init__(self, host: AsyncioBackend, group: anyio.abc.TaskGroup) -> None:
         self._group = group
         self.scope: HostScope = AnyioScope(host, group.cancel_scope)
 
     def start(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
-        self._group.start_soon(make, name=name)
-
-
-def deadline_in_host(deadline: float) -> float:
-    """A deadline of `time.monotonic()` in the host's clock."""
-    if math.isinf(deadline):
-        return deadline
-    return anyio.current_time() + deadline - time.monotonic()
+        # anyio asks which library runs, and outside a task, as where a green thread has asked for
+        # this, asyncio itself cannot tell.
+        former, sniffio.thread_local.name = sniffio.thread_local.name, "asyncio"
+        try:
+            self._group.start_soon(make, name=name)
+        finally:
+            sniffio.thread_local.name = former
 
 
 class AsyncioBackend(HostBackend):
@@ -100,6 +129,13 @@ class AsyncioBackend(HostBackend):
             with asyncio.Runner(**options) as runner:
                 return runner.run(coroutine())
         return asyncio.run(coroutine(), **options)
+
+    def in_its_clock(self, deadline: float) -> float:
+        """A deadline of `time.monotonic()` in the loop's clock."""
+        if math.isinf(deadline):
+            return deadline
+        assert self._loop is not None
+        return self._loop.time() + deadline - time.monotonic()
 
     def begin_ticking(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
@@ -166,14 +202,14 @@ class AsyncioBackend(HostBackend):
             yield AnyioTasks(self, group)
 
     def open_scope(self, deadline: float, shield: bool) -> HostScope:
-        scope = anyio.CancelScope(deadline=deadline_in_host(deadline), shield=shield)
-        return AnyioScope(self, scope)
+        return AnyioScope(self, deadline=deadline, shield=shield)
 
     def current_effective_deadline(self) -> float:
         deadline = anyio.current_effective_deadline()
         if math.isinf(deadline):
             return deadline
-        return time.monotonic() + deadline - anyio.current_time()
+        assert self._loop is not None
+        return time.monotonic() + deadline - self._loop.time()
 
     def task_identity(self) -> int:
         """What tells the running host task from others, 0 outside one."""

@@ -106,7 +106,7 @@ class TrioBackend(HostBackend):
     def install_portal(self) -> None:
         task = trio.lowlevel.current_task()
         if not isinstance(task.coro, _core.Portal):
-            task.coro = self.portal(task.coro)
+            task.coro = self.portal(task.coro)  # type: ignore[assignment]
 
     async def park(self, waker: _core.HostWaker) -> None:
         task = trio.lowlevel.current_task()

@@ -182,13 +182,14 @@ def test_await_an_asyncio_future_from_a_green_thread() -> None:
 
 def test_await_a_trio_event_from_a_green_thread() -> None:
     trio = pytest.importorskip("trio")
+    testing = pytest.importorskip("trio.testing")
 
     async def main() -> None:
         event = trio.Event()
         results: list[Any] = []
         async with aevent.TaskGroup() as group:
             group.spawn(lambda: results.append(aevent.await_(event.wait())))
-            await trio.testing.wait_all_tasks_blocked()
+            await testing.wait_all_tasks_blocked()
             assert results == []
             event.set()
         assert results == [None]

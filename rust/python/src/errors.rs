@@ -12,6 +12,34 @@ pyo3::create_exception!(
     "Raised in a task where it blocks when a cancel scope around it was cancelled."
 );
 
+/// "A Python exception is set": what the functions return that are on the stack while a task is
+/// parked. A `PyErr` in their results would make each of their frames larger, and whatever is on the
+/// stack then is copied at each switch.
+#[derive(Debug)]
+pub struct Raised;
+
+/// A result whose error is set in the interpreter.
+pub type Outcome<T> = Result<T, Raised>;
+
+impl From<PyErr> for Raised {
+    #[cold]
+    #[inline(never)]
+    fn from(error: PyErr) -> Self {
+        // SAFETY: attached: whoever has a `PyErr` to raise is about to return to Python.
+        error.restore(unsafe { Python::assume_attached() });
+        Raised
+    }
+}
+
+impl From<Raised> for PyErr {
+    #[cold]
+    #[inline(never)]
+    fn from(_: Raised) -> Self {
+        // SAFETY: as above.
+        PyErr::fetch(unsafe { Python::assume_attached() })
+    }
+}
+
 /// The exception of a cancelled task.
 #[cold]
 pub fn cancelled() -> PyErr {

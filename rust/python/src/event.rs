@@ -124,7 +124,7 @@ pub fn breathe(py: Python<'_>) -> PyResult<()> {
     if !run_loop::cooperates() {
         return Ok(());
     }
-    run_loop::existing().map_or(Ok(()), |event_loop| event_loop.breathe(py))
+    run_loop::existing().map_or(Ok(()), |event_loop| Ok(event_loop.breathe(py)?))
 }
 
 /// The class of `object` as `threading`'s reprs show it: with its module, `__main__` included.

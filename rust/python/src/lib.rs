@@ -74,10 +74,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(socket::socket_closing, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_connect, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_opened, module)?)?;
-    module.add_function(wrap_pyfunction!(socket::socket_recv, module)?)?;
-    module.add_function(wrap_pyfunction!(socket::socket_recv_into, module)?)?;
+    socket::RECV.add(module)?;
+    socket::SENDALL.add(module)?;
+    socket::RECV_INTO.add(module)?;
     module.add_function(wrap_pyfunction!(socket::socket_send, module)?)?;
-    module.add_function(wrap_pyfunction!(socket::socket_sendall, module)?)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
     module.add_function(wrap_pyfunction!(thread::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(thread::await_here, module)?)?;

@@ -55,5 +55,5 @@ pub fn wait_descriptors(
     for key in keys {
         scheduler.end_once(key);
     }
-    result
+    Ok(result?)
 }

@@ -12,6 +12,7 @@ use std::ptr::{null, null_mut};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::errors::{Outcome, Raised};
 use crate::stack::Object;
 
 /// A function's description, static as the interpreter needs it.
@@ -54,6 +55,17 @@ impl Definition {
         )
     }
 
+    /// A function of positional and keyword arguments.
+    pub const fn keywords(name: &'static CStr, function: ffi::PyCFunctionFastWithKeywords) -> Self {
+        Self::new(
+            name,
+            ffi::PyMethodDefPointer {
+                PyCFunctionFastWithKeywords: function,
+            },
+            ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        )
+    }
+
     const fn new(name: &'static CStr, pointer: ffi::PyMethodDefPointer, flags: c_int) -> Self {
         Self(UnsafeCell::new(ffi::PyMethodDef {
             ml_name: name.as_ptr(),
@@ -86,18 +98,11 @@ impl Definition {
 
 /// What a C function returns: the object, or null with the exception set.
 #[inline(always)]
-pub fn give(py: Python<'_>, result: PyResult<Object>) -> Object {
+pub fn give(result: Outcome<Object>) -> Object {
     match result {
         Ok(object) => object,
-        Err(error) => raise(py, error),
+        Err(Raised) => null_mut(),
     }
-}
-
-#[cold]
-#[inline(never)]
-fn raise(py: Python<'_>, error: PyErr) -> Object {
-    error.restore(py);
-    null_mut()
 }
 
 /// A new reference to `None`.

@@ -22,7 +22,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::coroutine;
-use crate::errors;
+use crate::errors::{self, Outcome, Raised};
 use crate::finish;
 use crate::portal;
 use crate::python_thread;
@@ -472,7 +472,7 @@ impl Loop {
     ///
     /// `Err`: an exception was thrown into the greenlet, or the host threw one in.
     #[inline(always)]
-    fn leave(&self, py: Python<'_>, me: &Task<Payload>) -> PyResult<()> {
+    fn leave(&self, me: &Task<Payload>) -> Outcome<()> {
         let result;
         loop {
             match self.pick() {
@@ -507,16 +507,16 @@ impl Loop {
                 }
             }
         }
-        self.back(py, me, result)
+        Self::back(me, result)
     }
 
     /// The running greenlet is the one that `me` was frozen with.
     #[inline(always)]
-    fn back(&self, py: Python<'_>, me: &Task<Payload>, result: Object) -> PyResult<()> {
+    fn back(me: &Task<Payload>, result: Object) -> Outcome<()> {
         let frozen = std::mem::replace(&mut me.payload.state().frozen, null_mut());
         release(frozen);
         if result.is_null() {
-            return Err(PyErr::fetch(py));
+            return Err(Raised);
         }
         release(result);
         Ok(())
@@ -526,24 +526,24 @@ impl Loop {
     ///
     /// `Err`: the host has thrown an exception in. Cancellation is the caller's to ask for.
     #[inline]
-    pub fn park(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn park(&self, py: Python<'_>) -> Outcome<()> {
         let Some(me) = self.take_current() else {
-            return Err(errors::no_task("a blocking call"));
+            return Err(errors::no_task("a blocking call").into());
         };
         if !me.begin_park() {
             self.set_current(me);
             return Ok(());
         }
         if state(&me).kind == Kind::Host {
-            return portal::park(py, self, me);
+            return park_portal(py, self, me);
         }
         // `me` stays on this stack, and keeps the task alive, until it is resumed.
-        self.leave(py, &me)
+        self.leave(&me)
     }
 
     /// Lets the others run first. Returns at once if there are none.
     #[inline]
-    pub fn yield_now(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn yield_now(&self, py: Python<'_>) -> Outcome<()> {
         if !self.scheduler.has_ready() {
             if !self.scheduler.is_look_due() {
                 return Ok(());
@@ -562,17 +562,17 @@ impl Loop {
         let pointer: *const Task<Payload> = Arc::as_ptr(&me);
         if state(&me).kind == Kind::Host {
             self.scheduler.enqueue(me.clone());
-            return portal::park(py, self, me);
+            return park_portal(py, self, me);
         }
         self.scheduler.enqueue(me);
         // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
-        self.leave(py, unsafe { &*pointer })
+        self.leave(unsafe { &*pointer })
     }
 
     /// After a call that did not have to wait: yields if the task's time slice is over, so that one
     /// that always finds its data ready does not keep the others from running.
     #[inline(always)]
-    pub fn breathe(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn breathe(&self, py: Python<'_>) -> Outcome<()> {
         if self.scheduler.is_look_due() {
             return self.yield_now(py);
         }
@@ -761,6 +761,11 @@ impl Loop {
         }
         release(base);
     }
+}
+
+#[inline(never)]
+fn park_portal(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> Outcome<()> {
+    Ok(portal::park(py, event_loop, me)?)
 }
 
 /// Every loop there is, for descriptors that are closed in another thread than they are waited in.

@@ -8,18 +8,22 @@
 //! CPython but has not changed since 3.5; [`check_layout`] compares it with what the public methods
 //! say when the module is imported, and refuses to load otherwise.
 
+use std::cell::UnsafeCell;
 use std::os::fd::RawFd;
+use std::task::Poll;
 
 use aevent_runtime::clock::{self, NEVER};
 use aevent_runtime::descriptor;
 use aevent_runtime::reactor::Direction;
-use pyo3::exceptions::{PyBlockingIOError, PyImportError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyBlockingIOError, PyImportError, PyOSError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors;
+use crate::errors::{self, Outcome, Raised};
+use crate::raw::{self, Definition};
 use crate::run_loop::{self, Loop};
+use crate::stack::Object;
 use crate::task::TaskRef;
 use crate::wait;
 
@@ -43,14 +47,17 @@ struct Socket(*mut SocketObject);
 impl Socket {
     #[inline(always)]
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let kind = socket_type(object.py())?;
+        Ok(Self::of_raw(object.py(), object.as_ptr())?)
+    }
+
+    #[inline(always)]
+    fn of_raw(py: Python<'_>, object: Object) -> Outcome<Self> {
+        let kind = socket_type(py)?;
         // SAFETY: both are valid; a type check reads only.
-        if unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), kind) } == 0 {
-            return Err(pyo3::exceptions::PyTypeError::new_err(
-                "a socket object is required",
-            ));
+        if unsafe { ffi::PyObject_TypeCheck(object, kind) } == 0 {
+            return Err(PyTypeError::new_err("a socket object is required").into());
         }
-        Ok(Self(object.as_ptr().cast()))
+        Ok(Self(object.cast()))
     }
 
     #[inline(always)]
@@ -136,13 +143,21 @@ pub fn check_layout(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// The task and the loop that a cooperative call runs in.
+/// The loop that a cooperative call runs in.
 #[inline(always)]
-fn here() -> PyResult<(&'static Loop, &'static TaskRef)> {
-    match (run_loop::existing(), run_loop::cooperating()) {
-        (Some(event_loop), Some(task)) => Ok((event_loop, task)),
+fn here() -> PyResult<&'static Loop> {
+    match run_loop::existing() {
+        Some(event_loop) if run_loop::cooperates() => Ok(event_loop),
         _ => Err(errors::no_task("a socket call")),
     }
+}
+
+/// The running task. A reference of its own: nothing of the loop is borrowed while others run.
+#[inline(always)]
+fn me() -> PyResult<TaskRef> {
+    run_loop::cooperating()
+        .cloned()
+        .ok_or_else(|| errors::no_task("a socket call"))
 }
 
 /// Waits until the socket may be ready. `Err`: timed out, closed meanwhile, cancelled.
@@ -150,29 +165,28 @@ fn here() -> PyResult<(&'static Loop, &'static TaskRef)> {
 fn wait_ready(
     py: Python<'_>,
     event_loop: &Loop,
-    task: TaskRef,
     socket: Socket,
     direction: Direction,
     deadline: u64,
-) -> PyResult<()> {
+) -> Outcome<()> {
+    let task = me()?;
     let fd = socket.fd();
     if fd < 0 {
-        return Err(errors::os_error(py, libc::EBADF));
+        return Err(errors::os_error(py, libc::EBADF).into());
     }
     let generation = descriptor::generation(fd);
-    let scheduler = &event_loop.scheduler;
-    match scheduler.wait_ready(fd, direction, task.clone()) {
+    match event_loop.scheduler.wait_ready(fd, direction, task.clone()) {
         Ok(true) => {}
         Ok(false) => return Ok(()),
-        Err(error) => return Err(errors::from_io(py, &error)),
+        Err(error) => return Err(errors::from_io(py, &error).into()),
     }
     // One unpark is enough to try the call again; it says `EAGAIN` if there was another reason.
     let mut parked = false;
     let result = wait::park_until(py, event_loop, &task, deadline, false, |_| {
         if std::mem::replace(&mut parked, true) {
-            std::task::Poll::Ready(())
+            Poll::Ready(())
         } else {
-            std::task::Poll::Pending
+            Poll::Pending
         }
     });
     if descriptor::generation(fd) != generation || socket.fd() != fd {
@@ -180,17 +194,17 @@ fn wait_ready(
             // Another socket object took a number that is still this one's too.
             return result.map(|_| ());
         }
-        return Err(errors::os_error(py, libc::EBADF));
-    }
-    scheduler.forget_ready(fd, direction, &task);
-    match result {
-        Ok(true) if deadline != NEVER && clock::now() >= deadline => {
-            // Woken by the timer, perhaps: the last try decides.
-            Ok(())
+        if result.is_err() {
+            // Closed and cancelled at once: the cancellation is what counts.
+            return Err(Raised);
         }
+        return Err(errors::os_error(py, libc::EBADF).into());
+    }
+    event_loop.scheduler.forget_ready(fd, direction, &task);
+    match result {
         Ok(true) => Ok(()),
-        Ok(false) => Err(errors::timed_out()),
-        Err(error) => Err(error),
+        Ok(false) => Err(errors::timed_out().into()),
+        Err(raised) => Err(raised),
     }
 }
 
@@ -202,13 +216,12 @@ fn until_done(
     direction: Direction,
     deadline: &mut Option<u64>,
     mut call: impl FnMut(RawFd) -> isize,
-) -> PyResult<usize> {
-    let (event_loop, task) = here()?;
-    let mut tried_late = false;
+) -> Outcome<usize> {
+    let event_loop = here()?;
     loop {
         let fd = socket.fd();
         if fd < 0 {
-            return Err(errors::os_error(py, libc::EBADF));
+            return Err(errors::os_error(py, libc::EBADF).into());
         }
         if event_loop.scheduler.may_try(fd, direction) {
             let result = call(fd);
@@ -220,21 +233,15 @@ fn until_done(
                 libc::EINTR => {
                     // SAFETY: attached.
                     if unsafe { ffi::PyErr_CheckSignals() } != 0 {
-                        return Err(PyErr::fetch(py));
+                        return Err(Raised);
                     }
                     continue;
                 }
-                error => return Err(errors::os_error(py, error)),
+                error => return Err(errors::os_error(py, error).into()),
             }
         }
         let until = *deadline.get_or_insert_with(|| socket.deadline());
-        if until != NEVER && clock::now() >= until {
-            if tried_late {
-                return Err(errors::timed_out());
-            }
-            tried_late = true;
-        }
-        wait_ready(py, event_loop, task.clone(), socket, direction, until)?;
+        wait_ready(py, event_loop, socket, direction, until)?;
     }
 }
 
@@ -244,9 +251,10 @@ fn errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-/// After a call that did not wait: others may run.
+/// Before a call: others may run if the task's time slice is over. Before, since it may raise, and
+/// what a call has received or sent must not be lost.
 #[inline(always)]
-fn breathe(py: Python<'_>) -> PyResult<()> {
+fn breathe(py: Python<'_>) -> Outcome<()> {
     match run_loop::existing() {
         Some(event_loop) => event_loop.breathe(py),
         None => Ok(()),
@@ -258,39 +266,122 @@ fn no_wait(socket: Socket) -> bool {
 }
 
 /// `socket.recv` in a task.
-#[pyfunction]
-#[pyo3(signature = (sock, bufsize, flags=0, /))]
-pub fn socket_recv(
-    py: Python<'_>,
-    sock: &Bound<'_, PyAny>,
-    bufsize: isize,
-    flags: i32,
-) -> PyResult<Py<PyAny>> {
-    let socket = Socket::of(sock)?;
-    if bufsize < 0 {
-        return Err(PyValueError::new_err("negative buffersize in recv"));
+pub static RECV: Definition = Definition::positional(c"socket_recv", recv);
+
+/// The largest read that goes through the thread's scratch buffer.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    /// Where data arrives before its size is known. Nothing is kept in it across a switch. It stays
+    /// in the cache; a buffer of the asked-for size, held by each parked task, would not.
+    static BUFFER: UnsafeCell<Vec<u8>> = const { UnsafeCell::new(Vec::new()) };
+}
+
+/// This thread's scratch buffer of `SCRATCH` bytes.
+#[inline(always)]
+fn scratch() -> *mut u8 {
+    BUFFER.with(|buffer| {
+        // SAFETY: only this function refers to the vector, and lets go at once; it never shrinks.
+        let buffer = unsafe { &mut *buffer.get() };
+        if buffer.is_empty() {
+            buffer.resize(SCRATCH, 0);
+        }
+        buffer.as_mut_ptr()
+    })
+}
+
+unsafe extern "C" fn recv(_module: Object, args: *mut Object, nargs: isize) -> Object {
+    // SAFETY: attached: Python calls us, with `nargs` arguments that it keeps alive.
+    let (py, args) = unsafe {
+        (
+            Python::assume_attached(),
+            std::slice::from_raw_parts(args, nargs as usize),
+        )
+    };
+    raw::give(parse_recv(py, args).and_then(|(socket, size, flags)| {
+        if size <= SCRATCH {
+            recv_small(py, socket, size, flags)
+        } else {
+            recv_large(py, socket, size, flags)
+        }
+    }))
+}
+
+#[inline(never)]
+fn parse_recv(py: Python<'_>, args: &[Object]) -> Outcome<(Socket, usize, i32)> {
+    if !(2..=3).contains(&args.len()) {
+        return Err(PyTypeError::new_err(format!(
+            "recv expected 1 or 2 arguments, got {}",
+            args.len().saturating_sub(1)
+        ))
+        .into());
     }
-    // SAFETY: attached; a new bytes object, or null with an exception.
-    let mut bytes = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), bufsize) };
+    let socket = Socket::of_raw(py, args[0])?;
+    let size = integer(py, args[1])?;
+    let flags = match args.get(2) {
+        Some(flags) => integer(py, *flags)? as i32,
+        None => 0,
+    };
+    if size < 0 {
+        return Err(PyValueError::new_err("negative buffersize in recv").into());
+    }
+    Ok((socket, size as usize, flags))
+}
+
+/// A Python integer, or what has `__index__`.
+#[inline(always)]
+fn integer(_py: Python<'_>, object: Object) -> Outcome<isize> {
+    // SAFETY: attached, as there is a `Python`; the object is the caller's.
+    unsafe {
+        let value = ffi::PyNumber_AsSsize_t(object, ffi::PyExc_OverflowError);
+        if value == -1 && !ffi::PyErr_Occurred().is_null() {
+            return Err(Raised);
+        }
+        Ok(value)
+    }
+}
+
+/// A new bytes object. Null with an exception set if there is no memory.
+fn bytes(data: *const u8, size: usize) -> Outcome<Object> {
+    // SAFETY: attached; `data` is valid for `size` bytes, or null for an uninitialised object.
+    let bytes = unsafe { ffi::PyBytes_FromStringAndSize(data.cast(), size as isize) };
     if bytes.is_null() {
-        return Err(PyErr::fetch(py));
+        return Err(Raised);
     }
-    // SAFETY: a bytes object of that size, which nobody else has seen.
-    let buffer = unsafe { ffi::PyBytes_AsString(bytes) };
-    match receive(py, socket, buffer.cast(), bufsize as usize, flags) {
+    Ok(bytes)
+}
+
+#[inline(always)]
+fn recv_small(py: Python<'_>, socket: Socket, size: usize, flags: i32) -> Outcome<Object> {
+    let count = receive(py, socket, size, flags, |fd, flags| {
+        // SAFETY: the scratch buffer has room for `size` bytes.
+        unsafe { libc::recv(fd, scratch().cast(), size, flags) }
+    })?;
+    // Nothing has switched since the call, so the buffer still holds what it got.
+    bytes(scratch(), count)
+}
+
+#[inline(never)]
+fn recv_large(py: Python<'_>, socket: Socket, size: usize, flags: i32) -> Outcome<Object> {
+    let mut data = bytes(std::ptr::null(), size)?;
+    // SAFETY: a bytes object of that size, which nobody else has seen. It is on the heap, so it
+    // stays where it is while the task parks.
+    let buffer: *mut libc::c_void = unsafe { ffi::PyBytes_AsString(data) }.cast();
+    let result = receive(py, socket, size, flags, |fd, flags| {
+        // SAFETY: the object has room for `size` bytes.
+        unsafe { libc::recv(fd, buffer, size, flags) }
+    });
+    match result {
         Ok(count) => {
             // SAFETY: the object has one reference; the call replaces or frees it.
-            if count != bufsize as usize
-                && unsafe { _PyBytes_Resize(&mut bytes, count as isize) } < 0
-            {
-                return Err(PyErr::fetch(py));
+            if count != size && unsafe { _PyBytes_Resize(&mut data, count as isize) } < 0 {
+                return Err(Raised);
             }
-            // SAFETY: an owned reference.
-            Ok(unsafe { Bound::from_owned_ptr(py, bytes) }.unbind())
+            Ok(data)
         }
-        Err(error) => {
-            crate::task::release(bytes);
-            Err(error)
+        Err(raised) => {
+            crate::task::release(data);
+            Err(raised)
         }
     }
 }
@@ -300,26 +391,27 @@ unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: isize) -> i32;
 }
 
+/// Receives by `call(fd, flags)`, and notes what the answer says about the socket's readiness.
+#[inline(always)]
 fn receive(
     py: Python<'_>,
     socket: Socket,
-    buffer: *mut std::ffi::c_void,
     size: usize,
     flags: i32,
-) -> PyResult<usize> {
+    mut call: impl FnMut(RawFd, i32) -> isize,
+) -> Outcome<usize> {
     if no_wait(socket) {
         // Non-blocking by the user's wish: no parking.
-        // SAFETY: the buffer is valid for `size` bytes, which the callers own.
-        let result = unsafe { libc::recv(socket.fd(), buffer, size, flags | libc::MSG_DONTWAIT) };
+        let result = call(socket.fd(), flags | libc::MSG_DONTWAIT);
         if result < 0 {
-            return Err(errors::os_error(py, errno()));
+            return Err(errors::os_error(py, errno()).into());
         }
         return Ok(result as usize);
     }
+    breathe(py)?;
     let mut deadline = None;
-    // SAFETY: as above; the buffer is on the heap, so it stays where it is while the task parks.
-    let count = until_done(py, socket, Direction::Read, &mut deadline, |fd| unsafe {
-        libc::recv(fd, buffer, size, flags | libc::MSG_DONTWAIT)
+    let count = until_done(py, socket, Direction::Read, &mut deadline, |fd| {
+        call(fd, flags | libc::MSG_DONTWAIT)
     })?;
     if flags == 0
         && count < size
@@ -329,26 +421,109 @@ fn receive(
     {
         event_loop.scheduler.read_short(socket.fd());
     }
-    if deadline.is_none() {
-        breathe(py)?;
-    }
     Ok(count)
 }
 
 /// `socket.recv_into` in a task.
-#[pyfunction]
-#[pyo3(signature = (sock, buffer, nbytes=0, flags=0))]
-pub fn socket_recv_into(
+pub static RECV_INTO: Definition = Definition::keywords(c"socket_recv_into", recv_into);
+
+unsafe extern "C" fn recv_into(
+    _module: Object,
+    args: *const Object,
+    nargs: isize,
+    names: Object,
+) -> Object {
+    // SAFETY: attached: Python calls us, with `nargs` arguments, and as many more as there are
+    // names, that it keeps alive.
+    let py = unsafe { Python::assume_attached() };
+    let parsed = unsafe { parse_recv_into(py, args, nargs as usize, names) };
+    raw::give(parsed.and_then(|(socket, buffer, size, flags)| {
+        let count = receive_into(py, socket, buffer, size, flags)?;
+        // SAFETY: attached.
+        let count = unsafe { ffi::PyLong_FromSize_t(count) };
+        if count.is_null() {
+            return Err(Raised);
+        }
+        Ok(count)
+    }))
+}
+
+/// The arguments `sock, buffer, nbytes=0, flags=0`.
+///
+/// # Safety
+/// As for a function that Python calls.
+#[inline(never)]
+unsafe fn parse_recv_into(
     py: Python<'_>,
-    sock: &Bound<'_, PyAny>,
-    buffer: &Bound<'_, PyAny>,
+    args: *const Object,
+    nargs: usize,
+    names: Object,
+) -> Outcome<(Socket, Object, isize, i32)> {
+    let mut found: [Object; 4] = [std::ptr::null_mut(); 4];
+    if nargs > found.len() {
+        return Err(PyTypeError::new_err(format!(
+            "recv_into() takes at most 3 arguments ({} given)",
+            nargs - 1
+        ))
+        .into());
+    }
+    for (index, place) in found.iter_mut().enumerate().take(nargs) {
+        // SAFETY: there are `nargs` of them.
+        *place = unsafe { *args.add(index) };
+    }
+    if !names.is_null() {
+        // SAFETY: the names are a tuple of strings, alive during the call.
+        let names = unsafe { Borrowed::<PyAny>::from_ptr(py, names) };
+        for (index, name) in names.try_iter()?.enumerate() {
+            let name: String = name?.extract()?;
+            let place = ["buffer", "nbytes", "flags"]
+                .iter()
+                .position(|known| *known == name)
+                .map(|position| position + 1)
+                .filter(|position| found[*position].is_null())
+                .ok_or_else(|| {
+                    PyTypeError::new_err(format!(
+                        "recv_into() got an unexpected or repeated keyword argument '{name}'"
+                    ))
+                })?;
+            // SAFETY: the values of the names follow the positional arguments.
+            found[place] = unsafe { *args.add(nargs + index) };
+        }
+    }
+    if found[1].is_null() {
+        return Err(
+            PyTypeError::new_err("recv_into() missing required argument 'buffer' (pos 1)").into(),
+        );
+    }
+    let socket = Socket::of_raw(py, found[0])?;
+    let number = |object: Object| {
+        if object.is_null() {
+            Ok(0)
+        } else {
+            integer(py, object)
+        }
+    };
+    Ok((
+        socket,
+        found[1],
+        number(found[2])?,
+        number(found[3])? as i32,
+    ))
+}
+
+#[inline(always)]
+fn receive_into(
+    py: Python<'_>,
+    socket: Socket,
+    buffer: Object,
     nbytes: isize,
     flags: i32,
-) -> PyResult<usize> {
-    let socket = Socket::of(sock)?;
-    let mut view = View::get(buffer, ffi::PyBUF_WRITABLE)?;
+) -> Outcome<usize> {
+    // SAFETY: the caller of ours keeps the buffer alive.
+    let buffer = unsafe { Borrowed::from_ptr(py, buffer) };
+    let mut view = View::get(&buffer, ffi::PyBUF_WRITABLE)?;
     if nbytes < 0 {
-        return Err(PyValueError::new_err("negative buffersize in recv_into"));
+        return Err(PyValueError::new_err("negative buffersize in recv_into").into());
     }
     let size = if nbytes == 0 {
         view.len()
@@ -356,11 +531,13 @@ pub fn socket_recv_into(
         nbytes as usize
     };
     if size > view.len() {
-        return Err(PyValueError::new_err(
-            "buffer too small for requested bytes",
-        ));
+        return Err(PyValueError::new_err("buffer too small for requested bytes").into());
     }
-    receive(py, socket, view.pointer(), size, flags)
+    let pointer = view.pointer();
+    receive(py, socket, size, flags, |fd, flags| {
+        // SAFETY: the view keeps the buffer in place, and `size` is at most its length.
+        unsafe { libc::recv(fd, pointer, size, flags) }
+    })
 }
 
 /// A buffer view, released when dropped.
@@ -402,7 +579,7 @@ fn transmit(
     size: usize,
     flags: i32,
     deadline: &mut Option<u64>,
-) -> PyResult<usize> {
+) -> Outcome<usize> {
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the view that the caller holds keeps the data in place.
     until_done(py, socket, Direction::Write, deadline, |fd| unsafe {
@@ -430,6 +607,7 @@ pub fn socket_send(
         }
         return Ok(result as usize);
     }
+    breathe(py)?;
     let mut deadline = None;
     let size = view.len();
     let count = transmit(
@@ -440,61 +618,90 @@ pub fn socket_send(
         flags,
         &mut deadline,
     )?;
-    if deadline.is_none() {
-        breathe(py)?;
-    }
     Ok(count)
 }
 
 /// `socket.sendall` in a task. The timeout is for the whole.
-#[pyfunction]
-#[pyo3(signature = (sock, data, flags=0, /))]
-pub fn socket_sendall(
+pub static SENDALL: Definition = Definition::positional(c"socket_sendall", sendall);
+
+unsafe extern "C" fn sendall(_module: Object, args: *mut Object, nargs: isize) -> Object {
+    // SAFETY: attached: Python calls us, with `nargs` arguments that it keeps alive.
+    let (py, args) = unsafe {
+        (
+            Python::assume_attached(),
+            std::slice::from_raw_parts(args, nargs as usize),
+        )
+    };
+    raw::give(send_all(py, args).map(|()| raw::none()))
+}
+
+fn send_all(py: Python<'_>, args: &[Object]) -> Outcome<()> {
+    if !(2..=3).contains(&args.len()) {
+        return Err(PyTypeError::new_err(format!(
+            "sendall expected 1 or 2 arguments, got {}",
+            args.len().saturating_sub(1)
+        ))
+        .into());
+    }
+    let socket = Socket::of_raw(py, args[0])?;
+    let flags = match args.get(2) {
+        Some(flags) => integer(py, *flags)? as i32,
+        None => 0,
+    };
+    // Mostly a bytes object, and mostly all of it goes at once.
+    // SAFETY: the caller of ours keeps the object alive; bytes do not move.
+    let (data, size, view) = unsafe {
+        if ffi::PyBytes_CheckExact(args[1]) != 0 {
+            let data = ffi::PyBytes_AsString(args[1]).cast::<u8>();
+            (data.cast_const(), ffi::PyBytes_Size(args[1]) as usize, None)
+        } else {
+            let mut view = View::get(&Borrowed::from_ptr(py, args[1]), ffi::PyBUF_SIMPLE)?;
+            (
+                view.pointer().cast::<u8>().cast_const(),
+                view.len(),
+                Some(view),
+            )
+        }
+    };
+    let result = breathe(py).and_then(|()| send_whole(py, socket, data, size, flags));
+    drop(view);
+    result
+}
+
+/// Sends `size` bytes.
+#[inline(always)]
+fn send_whole(
     py: Python<'_>,
-    sock: &Bound<'_, PyAny>,
-    data: &Bound<'_, PyAny>,
+    socket: Socket,
+    data: *const u8,
+    size: usize,
     flags: i32,
-) -> PyResult<()> {
-    let socket = Socket::of(sock)?;
-    let mut view = View::get(data, ffi::PyBUF_SIMPLE)?;
+) -> Outcome<()> {
     let mut sent = 0;
     let mut deadline = None;
-    let whole = socket.timeout() > 0;
-    if whole {
-        deadline = Some(socket.deadline());
-    }
-    let mut waited = false;
     loop {
-        // SAFETY: `sent` is at most the view's length.
-        let data = unsafe { view.pointer().cast::<u8>().add(sent) };
-        let size = view.len() - sent;
+        // SAFETY: `sent` is at most `size`; the caller keeps the data in place.
+        let rest = unsafe { data.add(sent) };
         if no_wait(socket) {
             let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            // SAFETY: the view keeps the data in place.
-            let result = unsafe { libc::send(socket.fd(), data.cast(), size, flags) };
+            // SAFETY: as above.
+            let result = unsafe { libc::send(socket.fd(), rest.cast(), size - sent, flags) };
             if result < 0 {
-                return Err(errors::os_error(py, errno()));
+                return Err(errors::os_error(py, errno()).into());
             }
             sent += result as usize;
         } else {
-            let count = transmit(py, socket, data, size, flags, &mut deadline)?;
-            waited |= !whole && deadline.is_some();
-            sent += count;
+            sent += transmit(py, socket, rest, size - sent, flags, &mut deadline)?;
         }
-        if sent >= view.len() {
-            break;
+        if sent >= size {
+            return Ok(());
         }
-        if let Some(until) = deadline
-            && until != NEVER
-            && clock::now() >= until
-        {
-            return Err(errors::timed_out());
+        // What follows is part of the same call: one timeout for the whole of it.
+        let until = *deadline.get_or_insert_with(|| socket.deadline());
+        if until != NEVER && clock::now() >= until {
+            return Err(errors::timed_out().into());
         }
     }
-    if !waited {
-        breathe(py)?;
-    }
-    Ok(())
 }
 
 /// Calls `method(sock, *args, **kwargs)`, one of the original socket methods, so that it cannot
@@ -563,7 +770,8 @@ pub fn socket_call<'py>(
     } else {
         Direction::Read
     };
-    let (event_loop, task) = here()?;
+    let event_loop = here()?;
+    breathe(py)?;
     let mut deadline = None;
     loop {
         let fd = socket.fd();
@@ -572,12 +780,7 @@ pub fn socket_call<'py>(
         }
         if event_loop.scheduler.may_try(fd, direction) {
             match call_without_blocking(socket, sock, method, args, kwargs) {
-                Ok(value) => {
-                    if deadline.is_none() {
-                        breathe(py)?;
-                    }
-                    return Ok(value);
-                }
+                Ok(value) => return Ok(value),
                 Err(error) if error.is_instance_of::<PyBlockingIOError>(py) => {
                     event_loop.scheduler.exhausted(fd, direction);
                 }
@@ -585,7 +788,7 @@ pub fn socket_call<'py>(
             }
         }
         let until = *deadline.get_or_insert_with(|| socket.deadline());
-        wait_ready(py, event_loop, task.clone(), socket, direction, until)?;
+        wait_ready(py, event_loop, socket, direction, until)?;
     }
 }
 
@@ -618,20 +821,13 @@ pub fn socket_connect<'py>(
         // A UNIX socket whose listener's backlog is full: there is no event for that.
         return Ok(libc::EAGAIN);
     }
-    let (event_loop, task) = here()?;
+    let event_loop = here()?;
     event_loop
         .scheduler
         .exhausted(socket.fd(), Direction::Write);
     let deadline = socket.deadline();
     loop {
-        wait_ready(
-            py,
-            event_loop,
-            task.clone(),
-            socket,
-            Direction::Write,
-            deadline,
-        )?;
+        wait_ready(py, event_loop, socket, Direction::Write, deadline)?;
         let mut error: libc::c_int = 0;
         let mut size = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the option writes one int.

@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::cancel_scope::CancelScope;
 use crate::children::{self, Children};
-use crate::errors;
+use crate::errors::{self, Outcome};
 use crate::finish::{self, Start};
 use crate::portal;
 use crate::raw::{self, Definition};
@@ -293,13 +293,14 @@ unsafe extern "C" fn sleep(_module: Object, seconds: Object) -> Object {
         let py = Python::assume_attached();
         (py, Borrowed::from_ptr(py, seconds))
     };
-    raw::give(py, sleep_for(py, &seconds).map(|()| raw::none()))
+    raw::give(sleep_for(py, &seconds).map(|()| raw::none()))
 }
 
-fn sleep_for(py: Python<'_>, seconds: &Bound<'_, PyAny>) -> PyResult<()> {
+#[inline(always)]
+fn sleep_for(py: Python<'_>, seconds: &Bound<'_, PyAny>) -> Outcome<()> {
     let seconds = sleep_length(seconds)?;
     let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::cooperating()) else {
-        return Err(errors::no_task("sleep()"));
+        return Err(errors::no_task("sleep()").into());
     };
     if seconds <= 0.0 {
         wait::check(task)?;
@@ -318,7 +319,7 @@ fn sleep_long(
     event_loop: &run_loop::Loop,
     task: TaskRef,
     seconds: f64,
-) -> PyResult<()> {
+) -> Outcome<()> {
     let deadline = wait::deadline_after(seconds);
     wait::park_until(py, event_loop, &task, deadline, false, |_| Poll::Pending).map(|_| ())
 }
@@ -390,14 +391,14 @@ pub fn checkpoint(py: Python<'_>) -> PyResult<()> {
     wait::check(&task)?;
     let event_loop = run_loop::existing().expect("a task runs on a loop");
     event_loop.yield_now(py)?;
-    wait::check(&task)
+    Ok(wait::check(&task)?)
 }
 
 /// Raises if the running task is cancelled.
 #[pyfunction]
 pub fn checkpoint_if_cancelled() -> PyResult<()> {
     match run_loop::current() {
-        Some(task) => wait::check(&task),
+        Some(task) => Ok(wait::check(&task)?),
         None => Ok(()),
     }
 }
@@ -471,7 +472,7 @@ impl Sleep {
             return Err(errors::no_task("sleep()"));
         };
         let scheduler = task.scheduler().clone();
-        let result = wait::check(&task);
+        let result = wait::check(&task).map_err(PyErr::from);
         let over = result.is_err()
             || (self.deadline != NEVER && aevent_runtime::clock::now() >= self.deadline);
         if over {

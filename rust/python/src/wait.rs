@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::errors;
+use crate::errors::{self, Outcome};
 use crate::run_loop::{self, Loop};
 use crate::task::{TaskRef, state};
 use crate::waker::HostWaker;
@@ -30,15 +30,15 @@ pub fn deadline_after(seconds: f64) -> u64 {
 
 /// Raises what waits for the running task: an interrupt, or its cancellation.
 #[inline(always)]
-pub fn check(task: &TaskRef) -> PyResult<()> {
+pub fn check(task: &TaskRef) -> Outcome<()> {
     let state = state(task);
     if let Some(scope) = &state.scope
         && scope.is_cancelled()
     {
-        return Err(errors::cancelled());
+        return Err(errors::cancelled().into());
     }
     if state.interrupt.is_some() {
-        return Err(take_interrupt(task));
+        return Err(take_interrupt(task).into());
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ pub fn park_until(
     deadline: u64,
     shielded: bool,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>,
-) -> PyResult<bool> {
+) -> Outcome<bool> {
     let waker = task.waker();
     let mut cx = Context::from_waker(&waker);
     let mut timer = None;
@@ -87,7 +87,7 @@ pub fn park_until(
         match event_loop.park(py) {
             Ok(()) => {}
             // Whatever the host threw: it is raised once the wait is over.
-            Err(error) if shielded => state(task).interrupt = Some(error),
+            Err(raised) if shielded => state(task).interrupt = Some(raised.into()),
             Err(error) => break Err(error),
         }
     };
@@ -186,7 +186,7 @@ pub fn wait_until(
         Some(task) => {
             let task = task.clone();
             let event_loop = run_loop::existing().expect("a task runs on a loop");
-            park_until(py, event_loop, &task, deadline, shielded, poll)
+            Ok(park_until(py, event_loop, &task, deadline, shielded, poll)?)
         }
         None => block_until(py, deadline, poll),
     }
@@ -337,7 +337,8 @@ impl Wait {
         if self.poll_now(&mut Context::from_waker(&waker)) {
             return Err(PyStopIteration::new_err(()));
         }
-        if let Err(error) = check(&task) {
+        if let Err(raised) = check(&task) {
+            let error = PyErr::from(raised);
             self.cancel();
             return Err(error);
         }

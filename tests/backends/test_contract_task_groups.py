@@ -1,0 +1,491 @@
+"""Task groups: children that are async functions and synchronous ones alike."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import aevent
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+Run = Callable[..., Any]
+Settle = Callable[[], Any]
+
+
+class Boom(Exception):
+    pass
+
+
+def boom(*args: Any) -> None:
+    raise Boom(*args)
+
+
+async def boom_async(*args: Any) -> None:
+    await aevent.checkpoint()
+    raise Boom(*args)
+
+
+def sleep_and_note(log: list[str], note: str) -> None:
+    try:
+        time.sleep(3600)
+    finally:
+        log.append(note)
+
+
+async def sleep_and_note_async(log: list[str], note: str) -> None:
+    try:
+        await aevent.sleep_forever()
+    finally:
+        log.append(note)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+def test_leaving_a_group_waits_for_all_children(run: Run) -> None:
+    log: list[str] = []
+
+    def sync(seconds: float) -> None:
+        time.sleep(seconds)
+        log.append("sync")
+
+    async def async_(seconds: float) -> None:
+        await aevent.sleep(seconds)
+        log.append("async")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(async_, 0.01)
+            group.spawn(sync, 0.001)
+            log.append("body")
+        log.append("left")
+
+    run(main)
+    assert log == ["body", "sync", "async", "left"]
+
+
+def test_a_group_without_children_is_left_at_once(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup():
+            pass
+
+    run(main)
+
+
+def test_spawn_starts_nothing_before_the_caller_waits(run: Run) -> None:
+    log: list[str] = []
+
+    async def async_() -> None:
+        log.append("async")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(log.append, "sync")
+            group.spawn(async_)
+            assert log == []
+
+    run(main)
+    assert sorted(log) == ["async", "sync"]
+
+
+def test_spawn_can_be_awaited_and_gives_the_scope(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            scope = await group.spawn(time.sleep, 3600)  # type: ignore[misc]
+            assert isinstance(scope, aevent.CancelScope)
+            other = await group.spawn(aevent.sleep_forever)  # type: ignore[misc]
+            scope.cancel()
+            other.cancel()
+        assert not group.cancel_scope.cancel_called
+
+    run(main)
+
+
+@pytest.mark.parametrize("fail", [boom, boom_async], ids=["sync", "async"])
+def test_an_error_in_a_child_cancels_the_siblings_and_the_body(
+    run: Run, fail: Callable[..., Any]
+) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "sync")
+            group.spawn(sleep_and_note_async, log, "async")
+            await aevent.sleep(0.001)
+            group.spawn(fail, 1)
+            await sleep_and_note_async(log, "body")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    assert [repr(error) for error in caught.value.exceptions] == ["Boom(1)"]
+    assert sorted(log) == ["async", "body", "sync"]
+
+
+def test_an_error_in_a_child_reaches_the_body_in_a_sync_call(run: Run) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(boom_async)
+            sleep_and_note(log, "body")
+
+    with pytest.raises(ExceptionGroup):
+        run(main)
+    assert log == ["body"]
+
+
+def test_the_group_has_every_error(run: Run) -> None:
+    def fail_when_cancelled() -> None:
+        try:
+            time.sleep(3600)
+        finally:
+            raise Boom("while cancelled")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(fail_when_cancelled)
+            await aevent.sleep(0.001)
+            group.spawn(boom, "sync")
+            group.spawn(boom_async, "async")
+            raise Boom("body")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    errors = {str(error) for error in caught.value.exceptions}
+    # The async child may be cancelled before its first checkpoint is over.
+    assert errors - {"async", "sync"} == {"while cancelled", "body"}
+
+
+def test_an_error_in_the_body_cancels_the_children_and_is_in_the_group(run: Run) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "sync")
+            group.spawn(sleep_and_note_async, log, "async")
+            await aevent.sleep(0.001)
+            raise Boom("body")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    assert [repr(error) for error in caught.value.exceptions] == ["Boom('body')"]
+    assert sorted(log) == ["async", "sync"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_base_exceptions_of_children_arrive_in_a_base_group(
+    run: Run, kind: type[BaseException], asynchronous: bool
+) -> None:
+    log: list[str] = []
+
+    def sync() -> None:
+        raise kind
+
+    async def async_() -> None:
+        raise kind
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "sibling")
+            await aevent.sleep(0.001)
+            group.spawn(async_ if asynchronous else sync)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(main)
+    assert [type(error) for error in leaves(caught.value)] == [kind]
+    assert log == ["sibling"]
+
+
+def test_cancelling_one_child_leaves_the_others_alone(run: Run) -> None:
+    log: list[str] = []
+
+    def survivor() -> None:
+        time.sleep(0.01)
+        log.append("survivor")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(survivor)
+            scopes = [
+                group.spawn(sleep_and_note, log, "sync"),
+                group.spawn(sleep_and_note_async, log, "async"),
+            ]
+            await aevent.sleep(0.001)
+            for scope in scopes:
+                scope.cancel()
+        assert not group.cancel_scope.cancel_called
+
+    run(main)
+    assert sorted(log) == ["async", "survivor", "sync"]
+
+
+def test_a_child_cancelled_before_it_began_stops_where_it_first_waits(run: Run) -> None:
+    log: list[str] = []
+
+    def sync() -> None:
+        log.append("sync")
+        time.sleep(0)
+        log.append("not reached")
+
+    async def async_() -> None:
+        log.append("async")
+        await aevent.sleep(0)
+        log.append("not reached")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sync).cancel()
+            group.spawn(async_).cancel()
+
+    run(main)
+    assert sorted(log) == ["async", "sync"]
+
+
+def test_cancelling_the_group_absorbs_the_cancellation(run: Run) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "sync")
+            group.spawn(sleep_and_note_async, log, "async")
+            await aevent.sleep(0.001)
+            group.cancel_scope.cancel()
+        log.append("after")
+        await aevent.checkpoint()
+        assert group.cancel_scope.cancel_called
+
+    run(main)
+    assert sorted(log) == ["after", "async", "sync"]
+
+
+def test_a_child_may_cancel_its_group(run: Run) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "sibling")
+            await aevent.sleep(0.001)
+            group.spawn(lambda: group.cancel_scope.cancel())
+
+    run(main)
+    assert log == ["sibling"]
+
+
+def test_outer_cancellation_reaches_the_children_and_goes_on(run: Run) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        with aevent.move_on_after(0.005) as scope:
+            async with aevent.TaskGroup() as group:
+                group.spawn(sleep_and_note, log, "sync")
+                group.spawn(sleep_and_note_async, log, "async")
+            log.append("not reached")
+        assert scope.cancelled_caught
+
+    run(main)
+    assert sorted(log) == ["async", "sync"]
+
+
+def test_outer_cancellation_during_the_body_reaches_the_children(run: Run) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        with aevent.move_on_after(0.005) as scope:
+            async with aevent.TaskGroup() as group:
+                group.spawn(sleep_and_note, log, "sync")
+                await sleep_and_note_async(log, "body")
+        assert scope.cancelled_caught
+
+    run(main)
+    assert sorted(log) == ["body", "sync"]
+
+
+def test_nested_groups_nest_their_errors(run: Run) -> None:
+    log: list[str] = []
+
+    async def inner() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "inner")
+            group.spawn(boom_async, "deep")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(sleep_and_note, log, "outer")
+            group.spawn(inner)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    (nested,) = caught.value.exceptions
+    assert isinstance(nested, ExceptionGroup)
+    assert [repr(error) for error in nested.exceptions] == ["Boom('deep')"]
+    assert sorted(log) == ["inner", "outer"]
+
+
+def test_an_error_of_an_inner_group_can_be_caught_outside_it(run: Run) -> None:
+    async def main() -> str:
+        async with aevent.TaskGroup() as group:
+            group.spawn(aevent.sleep, 0.005)
+            with pytest.raises(ExceptionGroup):
+                async with aevent.TaskGroup() as inner:
+                    inner.spawn(boom)
+            await aevent.checkpoint()
+        return "unharmed"
+
+    assert run(main) == "unharmed"
+
+
+def test_children_can_spawn_siblings_while_the_group_is_left(run: Run) -> None:
+    log: list[int] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+
+            def sync(depth: int) -> None:
+                time.sleep(0)
+                log.append(depth)
+                if depth:
+                    group.spawn(async_ if depth % 2 else sync, depth - 1)
+
+            async def async_(depth: int) -> None:
+                await aevent.checkpoint()
+                log.append(depth)
+                if depth:
+                    group.spawn(sync, depth - 1)
+
+            group.spawn(sync, 5)
+
+    run(main)
+    assert log == [5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("fn", [time.sleep, aevent.sleep], ids=["sync", "async"])
+def test_spawn_in_a_group_that_was_left_is_an_error(run: Run, fn: Callable[..., Any]) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            pass
+        with pytest.raises(RuntimeError, match="closed"):
+            group.spawn(fn, 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("fn", [time.sleep, aevent.sleep], ids=["sync", "async"])
+def test_spawn_in_a_group_that_is_not_entered_is_an_error(
+    run: Run, fn: Callable[..., Any]
+) -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="not entered"):
+            aevent.TaskGroup().spawn(fn, 0)
+
+    run(main)
+
+
+def test_a_group_can_be_entered_once_only(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            pass
+        with pytest.raises(RuntimeError, match="once only"):
+            async with group:
+                pass
+
+    run(main)
+
+
+def test_spawn_of_a_coroutine_object_says_how_to_write_it(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            coroutine = boom_async()
+            with pytest.raises(TypeError, match=r"write spawn\(fn, arg\), not spawn\(fn\(arg\)\)"):
+                group.spawn(coroutine)  # type: ignore[arg-type]
+            coroutine.close()
+
+    run(main)
+
+
+def test_spawn_of_what_is_not_callable_names_it(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            with pytest.raises(TypeError, match=r"spawn\(\) expects a function, not 5"):
+                group.spawn(5)  # type: ignore[arg-type]
+
+    run(main)
+
+
+def test_a_wrong_number_of_arguments_is_an_error_of_the_child_or_of_spawn(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(time.sleep)
+
+    with pytest.raises((ExceptionGroup, TypeError)) as caught:
+        run(main)
+    assert [type(error) for error in leaves(caught.value)] == [TypeError]
+
+
+def test_a_sync_function_that_returns_a_coroutine_is_reported(run: Run) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(lambda: boom_async())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    (error,) = caught.value.exceptions
+    assert isinstance(error, TypeError) and "pass the async function itself" in str(error)
+
+
+def test_a_green_child_is_named(run: Run) -> None:
+    names: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(lambda: names.append(threading.current_thread().name), name="named")
+
+    run(main)
+    assert names == ["named"]
+
+
+def test_the_result_of_children_is_dropped_and_many_run(run: Run) -> None:
+    ran = 0
+
+    def sync() -> int:
+        nonlocal ran
+        time.sleep(0)
+        ran += 1
+        return 1
+
+    async def async_() -> int:
+        nonlocal ran
+        await aevent.checkpoint()
+        time.sleep(0)
+        ran += 1
+        return 1
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            for _ in range(200):
+                group.spawn(sync)
+                group.spawn(async_)
+
+    run(main)
+    assert ran == 400
+
+
+def test_repr_tells_the_state(run: Run) -> None:
+    async def main() -> None:
+        group = aevent.TaskGroup()
+        assert repr(group) == "<aevent.TaskGroup, unbound>"
+        async with group:
+            assert repr(group) == "<aevent.TaskGroup, active>"
+        assert repr(group) == "<aevent.TaskGroup, left>"
+
+    run(main)
