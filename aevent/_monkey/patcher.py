@@ -55,8 +55,43 @@ def method(owner: type, name: str, new: Callable[..., Any]) -> None:
 
 
 def always(owner: ModuleType | type, name: str, new: Any) -> None:
-    """Replaces a name by what is the same for tasks and threads."""
-    _set(owner, name, getattr(owner, name), new)
+    """Replaces a function by one that itself tells tasks from threads."""
+    original = getattr(owner, name)
+    describe(new, original, name, owner)
+    _set(owner, name, original, new)
+
+
+def describe(new: Any, original: Any, name: str, owner: ModuleType | type) -> None:
+    """Has a function of ours look like the original that it replaces."""
+    new.__name__ = getattr(original, "__name__", name)
+    new.__qualname__ = getattr(original, "__qualname__", name)
+    new.__module__ = owner.__module__ if isinstance(owner, type) else owner.__name__
+    new.__doc__ = original.__doc__
+    new.__wrapped__ = original
+    new._aevent_orig = original
+    new._aevent_new = new
+    new._aevent_select = lambda: new if _core.in_task() else original
+
+
+def in_place(owner: ModuleType, name: str) -> type:
+    """Says of a class whose methods are about to be patched what it was.
+
+    The original that it gets is a subclass: its objects pass for the class's, and behave as they did
+    before, whoever uses them.
+    """
+    kind: Any = getattr(owner, name)
+    original: Any = type(kind.__name__, (kind,), {"__slots__": (), "__doc__": kind.__doc__})
+    original.__module__, original.__qualname__ = kind.__module__, kind.__qualname__
+    kind._aevent_orig = original
+    kind._aevent_new = kind
+    kind._aevent_select = staticmethod(lambda: kind if _core.in_task() else original)
+    return original  # type: ignore[no-any-return]
+
+
+def keep_in(original: type, *names: str) -> None:
+    """Gives what `in_place` returned the methods, which are not patched yet."""
+    for name in names:
+        setattr(original, name, getattr(original.__mro__[1], name))
 
 
 def hybrid(owner: ModuleType, name: str, kind: Any) -> None:

@@ -6,9 +6,11 @@ descriptors may be, and asks again.
 
 from __future__ import annotations
 
+import math
+import os
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import _core
@@ -20,42 +22,85 @@ _READ = select.POLLIN | select.POLLPRI
 _WRITE = select.POLLOUT
 
 
+class Patience:
+    """How long a call that asks the kernel again and again may go on waiting."""
+
+    __slots__ = ("_deadline", "_idle")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._idle = 0
+
+    def is_over(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def wait(self, descriptors: list[tuple[int, bool, bool]]) -> None:
+        """Parks until one of the descriptors may be ready, or the time is over."""
+        began = time.monotonic()
+        left = None if self._deadline is None else max(self._deadline - began, 0)
+        _core.wait_descriptors(descriptors, left)
+        # What cannot be waited for (a regular file that select() is to find exceptional) and what
+        # is ready for something else than was asked for would have us spin.
+        self._idle = self._idle + 1 if time.monotonic() - began < 0.0001 else 0
+        if self._idle > 3:
+            pause = 0.001 * 2 ** min(self._idle - 3, 5)
+            _core.sleep(pause if left is None else min(pause, left))
+
+
 def _number(file: Any) -> int:
     return file if isinstance(file, int) else file.fileno()  # type: ignore[no-any-return]
+
+
+def _is_plain(timeout: object) -> bool:
+    """Whether the original would take the timeout without a complaint, for sure."""
+    return type(timeout) in (int, float) and 0 <= timeout <= 1_000_000_000  # type: ignore[operator]
+
+
+def _check(call: Callable[[int], object]) -> None:
+    """Has the original complain about a timeout, with a descriptor that does not let it wait."""
+    reader, writer = os.pipe()
+    os.close(writer)
+    try:
+        call(reader)
+    finally:
+        os.close(reader)
+
+
+def _sequence(files: Iterable[Any]) -> Any:
+    """What the original reads, and reads again: `fileno()` may change a list meanwhile."""
+    return files if isinstance(files, (list, tuple)) or not hasattr(files, "__iter__") else [*files]
 
 
 def select_(
     rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any], timeout: float | None = None, /
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    if timeout is not None:
-        if not isinstance(timeout, (int, float)) and not hasattr(timeout, "__index__"):
-            raise TypeError("timeout must be a float or None")
-        if timeout < 0:
-            raise ValueError("timeout must be non-negative")
-    rlist, wlist, xlist = list(rlist), list(wlist), list(xlist)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        ready = _select(rlist, wlist, xlist, 0)
-        if any(ready) or timeout == 0:
-            if timeout == 0:
-                _core.checkpoint()
-            return ready
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return ready
+    if timeout is not None and not _is_plain(timeout):
+        _check(lambda fd: _select([fd], [], [], timeout))
+    rlist, wlist, xlist = _sequence(rlist), _sequence(wlist), _sequence(xlist)
+    ready = _select(rlist, wlist, xlist, 0)
+    if timeout == 0:
+        _core.checkpoint()
+        return ready
+    patience = Patience(timeout)
+    while not any(ready) and not patience.is_over():
         reading = {_number(file) for file in (*rlist, *xlist)}
         writing = {_number(file) for file in wlist}
-        _core.wait_descriptors(
-            [(fd, fd in reading, fd in writing) for fd in reading | writing], left
-        )
+        patience.wait([(fd, fd in reading, fd in writing) for fd in reading | writing])
+        ready = _select(rlist, wlist, xlist, 0)
+    return ready
 
 
-class poll:
+class _Poll:
     """`select.poll()` objects: the original's, plus the list of what is registered."""
 
-    def __init__(self) -> None:
-        self._poll = _poll()
-        self._registered: dict[int, int] = {}
+    __slots__ = ("__weakref__", "_poll", "_registered", "_waiting")
+
+    _poll: Any
+    _registered: dict[int, int]
+    _waiting: bool
+
+    def __new__(cls) -> _Poll:
+        raise TypeError("cannot create 'select.poll' instances")
 
     def register(
         self, fd: Any, eventmask: int = select.POLLIN | select.POLLPRI | select.POLLOUT, /
@@ -73,25 +118,53 @@ class poll:
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         if not _core.in_task():
-            return self._poll.poll(timeout)
-        ready = self._poll.poll(0)
-        if timeout is None or timeout < 0:
-            deadline = None
+            return self._poll.poll(timeout)  # type: ignore[no-any-return]
+        if self._waiting:
+            raise RuntimeError("concurrent poll() invocation")
+        if timeout is None:
+            seconds = None
         else:
-            deadline = time.monotonic() + timeout / 1000
-        while not ready:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            _core.wait_descriptors(
-                [
-                    (fd, bool(mask & _READ), bool(mask & _WRITE))
-                    for fd, mask in self._registered.items()
-                ],
-                left,
-            )
-            ready = self._poll.poll(0)
+            if not _is_plain(timeout) or timeout > 2**31 - 1:
+                self._check(timeout)
+            # Rounded up, as the original does.
+            seconds = None if timeout < 0 else math.ceil(timeout) / 1000
+        ready: list[tuple[int, int]] = self._poll.poll(0)
+        if ready or seconds == 0:
+            return ready
+        patience = Patience(seconds)
+        self._waiting = True
+        try:
+            while not ready and not patience.is_over():
+                patience.wait(
+                    [
+                        (fd, bool(mask & _READ), bool(mask & _WRITE))
+                        for fd, mask in self._registered.items()
+                    ]
+                )
+                ready = self._poll.poll(0)
+        finally:
+            self._waiting = False
         return ready
+
+    @staticmethod
+    def _check(timeout: object) -> None:
+        def call(fd: int) -> None:
+            object_ = _poll()
+            object_.register(fd)
+            object_.poll(timeout)
+
+        _check(call)
+
+
+_Poll.__module__, _Poll.__name__, _Poll.__qualname__ = "select", "poll", "poll"
+
+
+def poll() -> _Poll:
+    self = object.__new__(_Poll)
+    self._poll = _poll()
+    self._registered = {}
+    self._waiting = False
+    return self
 
 
 def _make_epoll(original: Any) -> Any:
@@ -137,15 +210,25 @@ def _make_epoll(original: Any) -> Any:
             poll_now = self._epoll.poll
             if not _core.in_task():
                 return poll_now(timeout, maxevents)  # type: ignore[no-any-return]
+            if timeout is not None and not _is_plain(timeout):
+                self._check(timeout)
             ready: list[tuple[int, int]] = poll_now(0, maxevents)
-            deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
-            while not ready:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                _core.wait_descriptors([(self._epoll.fileno(), True, False)], left)
+            if ready or timeout == 0:
+                return ready
+            patience = Patience(None if timeout is None or timeout < 0 else timeout)
+            while not ready and not patience.is_over():
+                patience.wait([(self._epoll.fileno(), True, False)])
                 ready = poll_now(0, maxevents)
             return ready
+
+        @staticmethod
+        def _check(timeout: object) -> None:
+            def call(fd: int) -> None:
+                with original() as object_:
+                    object_.register(fd)
+                    object_.poll(timeout)
+
+            _check(call)
 
         def __enter__(self) -> epoll:
             self._epoll.__enter__()
@@ -159,12 +242,8 @@ def _make_epoll(original: Any) -> Any:
     return epoll
 
 
-poll.__module__ = "select"
-poll.__qualname__ = "poll"
-
-
 def patch() -> None:
     patcher.function(select, "select", select_)
-    patcher.hybrid(select, "poll", poll)
+    patcher.always(select, "poll", poll)
     if hasattr(select, "epoll"):
         patcher.hybrid(select, "epoll", _make_epoll(originals.saved["select"]["epoll"]))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import selectors
-import time
 from typing import Any
 
-from .. import _core
 from . import patcher
+from .select import Patience
 
 
 def _cooperative(original: Any) -> Any:
     def select(self: Any, timeout: float | None = None) -> Any:
         ready = original(self, 0)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not ready:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                break
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        patience = Patience(timeout)
+        while not ready and not patience.is_over():
             if hasattr(self, "fileno"):
                 wanted = [(self.fileno(), True, False)]
             else:
@@ -29,7 +27,7 @@ def _cooperative(original: Any) -> Any:
                     )
                     for key in self.get_map().values()
                 ]
-            _core.wait_descriptors(wanted, left)
+            patience.wait(wanted)
             ready = original(self, 0)
         return ready
 
@@ -40,4 +38,5 @@ def patch() -> None:
     for name in ("SelectSelector", "PollSelector", "EpollSelector", "DevpollSelector"):
         kind = getattr(selectors, name, None)
         if kind is not None:
+            patcher.keep_in(patcher.in_place(selectors, name), "select")
             patcher.method(kind, "select", _cooperative(kind.select))

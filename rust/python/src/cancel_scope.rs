@@ -7,6 +7,7 @@ use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::{self, NEVER};
 use aevent_runtime::timers::TimerKey;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::errors::Cancelled;
@@ -348,6 +349,18 @@ impl CancelScope {
         }
         .into_pyobject(slf.py())
         .map(Bound::into_any)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs with the interpreter attached, and reads only.
+        match unsafe { &(*self.0.get()).host } {
+            Some(host) => visit.call(host),
+            None => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        drop(self.inner().host.take());
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

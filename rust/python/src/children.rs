@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::NEVER;
+use aevent_runtime::fork;
 use aevent_runtime::wait_queue::WaitQueue;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
@@ -38,9 +39,23 @@ struct Inner {
     errors: Vec<PyErr>,
     /// A runner's threads report their exceptions themselves.
     keeps_errors: bool,
+    /// The process in which these children live.
+    generation: u32,
     /// Nobody will be started any more; those who run are waited for.
     settling: bool,
     closed: bool,
+}
+
+impl Inner {
+    /// In the child of a fork: none of the children exists here.
+    #[cold]
+    fn forget_parents(&mut self) {
+        self.generation = fork::generation();
+        self.pending = 0;
+        self.daemons = 0;
+        std::mem::forget(std::mem::take(&mut self.errors));
+        std::mem::forget(std::mem::replace(&mut self.scope, Scope::root()));
+    }
 }
 
 // SAFETY: `inner` is reached with the interpreter attached, by functions that neither switch nor run
@@ -53,7 +68,11 @@ impl Shared {
     #[allow(clippy::mut_from_ref)]
     fn inner(&self) -> &mut Inner {
         // SAFETY: see the `Sync` implementation.
-        unsafe { &mut *self.inner.get() }
+        let inner = unsafe { &mut *self.inner.get() };
+        if inner.generation != fork::generation() {
+            inner.forget_parents();
+        }
+        inner
     }
 
     /// The scope above every child's own.
@@ -107,8 +126,8 @@ impl Shared {
     /// One child fewer.
     pub fn child_gone(&self, daemon: bool) {
         let inner = self.inner();
-        inner.pending -= 1;
-        inner.daemons -= usize::from(daemon);
+        inner.pending = inner.pending.saturating_sub(1);
+        inner.daemons = inner.daemons.saturating_sub(usize::from(daemon));
         if inner.pending == inner.daemons {
             self.changed.notify_all();
         }
@@ -199,6 +218,7 @@ impl Children {
                     daemons: 0,
                     errors: Vec::new(),
                     keeps_errors,
+                    generation: fork::generation(),
                     settling: false,
                     closed: false,
                 }),

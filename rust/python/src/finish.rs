@@ -136,9 +136,13 @@ pub fn report_unraisable(py: Python<'_>, task: &TaskRef, result: PyResult<Py<PyA
 
 /// In the child of a fork, where `task` is the only one left.
 ///
-/// If it was not the main task, the process ends with it, as it does with CPython when the thread
+/// If it was not the main task, or a host drives the loop, the process ends with it, as it does with CPython when the thread
 /// that forked returns.
 pub fn adopt_after_fork(event_loop: &Loop, task: &TaskRef) {
+    task.survive_fork();
+    // Below a task on a host's loop lies the parent's program, which must not go on here: the loop
+    // becomes our own, and ends with the task.
+    let host_was_below = event_loop.leave_host();
     let was_main = event_loop
         .main()
         .is_some_and(|main| Arc::ptr_eq(&main, task));
@@ -146,7 +150,7 @@ pub fn adopt_after_fork(event_loop: &Loop, task: &TaskRef) {
         let state = state(task);
         let scope = Scope::root();
         scope.set_task(task.clone());
-        let report = if was_main {
+        let report = if was_main && !host_was_below {
             std::mem::replace(&mut state.report, Report::Outcome)
         } else {
             std::mem::replace(&mut state.report, Report::EndOfProcess)

@@ -13,6 +13,7 @@ use std::ptr::null_mut;
 
 use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyStopIteration};
 use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -442,6 +443,16 @@ impl Portal {
     /// Whatever a coroutine is asked for (`cr_frame`, `cr_await`, `__name__` …) the inner one has.
     fn __getattr__(&self, py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
         self.coroutine.getattr(py, name)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.coroutine)?;
+        visit.call(&self.host)?;
+        // SAFETY: the collector runs with the interpreter attached, and reads only.
+        if let Some(trap) = unsafe { &(*self.inner.get()).trap } {
+            visit.call(trap)?;
+        }
+        Ok(())
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -270,6 +270,19 @@ impl Loop {
         Ok(())
     }
 
+    /// In the child of a fork: the loop is our own from now on. The base, suspended in `tick`, will
+    /// wait for events itself. True if a host drove it.
+    pub fn leave_host(&self) -> bool {
+        if self.driver.get() != Driver::Host {
+            return false;
+        }
+        self.driver.set(Driver::Native);
+        self.scheduler.set_host_has_the_thread(false);
+        // SAFETY: as in `host`. The adapter is the parent's: leaked.
+        std::mem::forget(unsafe { (*self.host.get()).take() });
+        true
+    }
+
     /// The task that gets a signal handler's exception.
     pub fn main(&self) -> Option<TaskRef> {
         // SAFETY: as in `host`.
@@ -747,6 +760,7 @@ impl Loop {
     pub fn drop_idle_stacks(&self, py: Python<'_>) {
         let base = stack::current();
         while let Some(stack) = self.pop_idle() {
+            self.stacks.set(self.stacks.get() - 1);
             // An idle stack without a hand-off, while the loop has no driver, returns.
             // SAFETY: an idle stack is a suspended greenlet of this thread; `base` is running.
             unsafe {
@@ -964,7 +978,13 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     std::mem::forget(event_loop.take_hand_off());
     let driven = event_loop.driver.get() != Driver::None;
     if let Some(task) = current() {
-        finish::adopt_after_fork(event_loop, &task);
+        if state(&task).kind == Kind::Host {
+            // The host's loop goes on in the child, as it would without us.
+            task.survive_fork();
+            std::mem::forget(event_loop.set_main(None));
+        } else {
+            finish::adopt_after_fork(event_loop, &task);
+        }
     } else if driven {
         // Forked by a host's own code: the host's loop goes on with a scheduler that is empty.
         std::mem::forget(event_loop.set_main(None));

@@ -6,9 +6,19 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use concurrent_queue::ConcurrentQueue;
+
+use sync::{AtomicBool, AtomicI32, Ordering};
+
+/// What the model checker replaces. The eventfd stays: loom runs one thread at a time and switches
+/// before each atomic access, of which there is one before each write.
+mod sync {
+    #[cfg(loom)]
+    pub use loom::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    #[cfg(not(loom))]
+    pub use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+}
 
 /// Letters for the owner of a scheduler, from any thread.
 pub struct Inbox<T> {

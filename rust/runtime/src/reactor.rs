@@ -159,6 +159,27 @@ impl<W> Reactor<W> {
         }
     }
 
+    /// Registers a descriptor of ours for its life, or changes the registration.
+    ///
+    /// Not by `polling`, which cannot ask for `EPOLLRDHUP`. Without that flag, data and the end of
+    /// the stream that arrive together are one edge that does not tell of the end, and after a short
+    /// read nobody would look for it (`tests/end_of_stream.rs`).
+    fn register_source(&self, fd: RawFd, operation: libc::c_int, key: u64) -> io::Result<()> {
+        const EVENTS: libc::c_int =
+            libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLOUT | libc::EPOLLET;
+        let mut event = libc::epoll_event {
+            events: EVENTS as u32,
+            u64: key,
+        };
+        // SAFETY: `event` outlives the call. A descriptor that is closed while it is registered is
+        // forgotten by the kernel, or, when a duplicate lives on, reports a key whose generation we
+        // no longer accept.
+        if unsafe { libc::epoll_ctl(self.poller.as_raw_fd(), operation, fd, &mut event) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     #[inline]
     fn source(&mut self, fd: RawFd) -> &mut Source<W> {
         let index = fd as usize;
@@ -231,14 +252,11 @@ impl<W> Reactor<W> {
             source.readable = false;
             source.writable = false;
             let key = (u64::from(source.generation & 0x3fff_ffff) << 32) | fd as u64;
-            let event = Event::all(key as usize);
-            let result = match self.register(fd, event, PollMode::Edge) {
+            let result = match self.register_source(fd, libc::EPOLL_CTL_ADD, key) {
                 // The number was given a new generation while its registration lives on (two socket
                 // objects on one descriptor): modifying it reports the present state anew.
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                    // SAFETY: the descriptor is open, or the kernel says `EBADF`.
-                    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-                    self.poller.modify_with_mode(fd, event, PollMode::Edge)
+                    self.register_source(fd, libc::EPOLL_CTL_MOD, key)
                 }
                 result => result,
             };

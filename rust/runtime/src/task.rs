@@ -5,9 +5,10 @@
 //! having told the one who will fulfil it whom to wake.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Wake, Waker};
 
+use crate::fork;
 use crate::scheduler::Scheduler;
 
 /// Running, and nobody has unparked it since its last park.
@@ -26,6 +27,9 @@ const DONE: u8 = 4;
 /// Unparking is thread-safe; everything else is for the scheduler's own thread.
 pub struct Task<X: Send + Sync + 'static> {
     state: AtomicU8,
+    /// The process it lives in; see [`fork`]. In a child, unparking a task of the parent's does
+    /// nothing, whoever still knows it.
+    generation: AtomicU32,
     scheduler: Arc<Scheduler<X>>,
     /// The layer above's part.
     pub payload: X,
@@ -36,6 +40,7 @@ impl<X: Send + Sync + 'static> Task<X> {
     pub fn new(scheduler: Arc<Scheduler<X>>, payload: X) -> Arc<Self> {
         Arc::new(Self {
             state: AtomicU8::new(RUNNING),
+            generation: AtomicU32::new(fork::generation()),
             scheduler,
             payload,
         })
@@ -45,6 +50,7 @@ impl<X: Send + Sync + 'static> Task<X> {
     pub fn new_queued(scheduler: Arc<Scheduler<X>>, payload: X) -> Arc<Self> {
         Arc::new(Self {
             state: AtomicU8::new(QUEUED),
+            generation: AtomicU32::new(fork::generation()),
             scheduler,
             payload,
         })
@@ -78,6 +84,9 @@ impl<X: Send + Sync + 'static> Task<X> {
     /// Whether the caller has to queue the task.
     #[inline]
     fn claim(&self) -> bool {
+        if self.generation.load(Ordering::Relaxed) != fork::generation() {
+            return false;
+        }
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             let next = match state {
@@ -141,6 +150,11 @@ impl<X: Send + Sync + 'static> Task<X> {
     /// It is parked.
     pub fn is_parked(&self) -> bool {
         self.state.load(Ordering::Acquire) == PARKED
+    }
+
+    /// In the child of a fork: it is the task that forked, and lives on.
+    pub fn survive_fork(&self) {
+        self.generation.store(fork::generation(), Ordering::Relaxed);
     }
 
     /// It ends.

@@ -189,3 +189,42 @@ fn a_notified_waiter_that_goes_passes_it_on() {
         assert!(queue.is_empty());
     });
 }
+
+#[test]
+fn cancelling_racing_with_notify_is_counted_once() {
+    model(|| {
+        let queue = Arc::new(WaitQueue::new());
+        let waiter = queue.listen();
+        let telling = Arc::clone(&queue);
+        let notifier = thread::spawn(move || telling.notify(1));
+        let told = waiter.cancel();
+        assert_eq!(notifier.join().unwrap(), usize::from(told));
+        assert!(queue.is_empty());
+    });
+}
+
+#[test]
+fn notifications_racing_with_each_other_reach_both_waiters() {
+    model(|| {
+        let queue = Arc::new(WaitQueue::new());
+        let (first, second) = (queue.listen(), queue.listen());
+        let telling = Arc::clone(&queue);
+        let notifier = thread::spawn(move || telling.notify(1));
+        assert_eq!(queue.notify(1), 1);
+        assert_eq!(notifier.join().unwrap(), 1);
+        assert!(queue.is_empty());
+        assert!(first.cancel() && second.cancel());
+    });
+}
+
+#[test]
+fn those_who_come_and_go_leave_the_count_right() {
+    model(|| {
+        let queue = Arc::new(WaitQueue::new());
+        let joining = Arc::clone(&queue);
+        let passer_by = thread::spawn(move || joining.listen().cancel());
+        let told = queue.notify_all();
+        assert_eq!(passer_by.join().unwrap(), told == 1);
+        assert!(queue.is_empty());
+    });
+}

@@ -1,0 +1,273 @@
+"""Nobody keeps the others from running for long, as long as they call anything at all."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import aevent
+
+Run = Callable[..., Any]
+
+#: Nobody is starved for longer than this, else the test fails instead of hanging.
+PATIENCE = 1.0
+
+
+def compute(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+class Others:
+    """Tasks of each kind that wait for a timer, or only for their turn, and count their turns."""
+
+    def __init__(self) -> None:
+        self.turns = {"green timer": 0, "async timer": 0, "green turn": 0, "async turn": 0}
+
+    def start(self, group: aevent.TaskGroup) -> None:
+        group.spawn(self.green, "green timer", 0.001)
+        group.spawn(self.green, "green turn", 0)
+        group.spawn(self.in_async, "async timer", 0.001)
+        group.spawn(self.in_async, "async turn", 0)
+
+    def green(self, name: str, seconds: float) -> None:
+        while True:
+            time.sleep(seconds)
+            self.turns[name] += 1
+
+    async def in_async(self, name: str, seconds: float) -> None:
+        while True:
+            await aevent.sleep(seconds)
+            self.turns[name] += 1
+
+    def wait_for_turns(self, step: Callable[[], object], turns: int = 3) -> None:
+        """Repeats `step`, which never waits, until each of them had some turns."""
+        before = dict(self.turns)
+        give_up = time.perf_counter() + PATIENCE
+        while any(self.turns[name] - before[name] < turns for name in before):
+            for _ in range(100):
+                step()
+            if time.perf_counter() > give_up:
+                pytest.fail(f"starved: {before} -> {self.turns}")
+
+
+def ping() -> Callable[[], object]:
+    left, right = socket.socketpair()
+
+    def step() -> None:
+        left.sendall(b"x")
+        right.recv(1)
+
+    return step
+
+
+def simple_queue() -> Callable[[], object]:
+    items: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def step() -> None:
+        items.put(1)
+        items.get()
+
+    return step
+
+
+def full_queue() -> Callable[[], object]:
+    items: queue.Queue[int] = queue.Queue()
+
+    def step() -> None:
+        items.put(1)
+        items.get()
+
+    return step
+
+
+def lock() -> Callable[[], object]:
+    held = threading.Lock()
+
+    def step() -> None:
+        with held:
+            pass
+
+    return step
+
+
+def event() -> Callable[[], object]:
+    ready = threading.Event()
+    ready.set()
+    return ready.wait
+
+
+def sleep_zero() -> Callable[[], object]:
+    return lambda: time.sleep(0)
+
+
+@pytest.mark.parametrize("make", [ping, simple_queue, full_queue, lock, event, sleep_zero])
+@pytest.mark.parametrize("kind", ["green", "async"])
+def test_a_task_whose_calls_need_not_wait_does_not_starve_others(
+    run: Run, make: Callable[[], Callable[[], object]], kind: str
+) -> None:
+    others = Others()
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+
+            def busy() -> None:
+                step = make()
+                try:
+                    others.wait_for_turns(step)
+                finally:
+                    group.cancel_scope.cancel()
+                    for cell in step.__closure__ or ():  # type: ignore[attr-defined]
+                        if isinstance(cell.cell_contents, socket.socket):
+                            cell.cell_contents.close()
+
+            async def busy_async() -> None:
+                busy()
+
+            others.start(group)
+            await aevent.sleep(0.001)
+            group.spawn(busy if kind == "green" else busy_async)
+
+    run(main)
+
+
+def test_many_threads_that_compute_do_not_stall_a_heartbeat(run: Run) -> None:
+    beats = 0
+    seen: list[int] = []
+
+    async def heartbeat() -> None:
+        nonlocal beats
+        while True:
+            await aevent.sleep(0.001)
+            beats += 1
+
+    def worker() -> None:
+        seen.append(beats)
+        compute(0.004)
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(heartbeat)
+            await aevent.sleep(0.002)
+            threads = [threading.Thread(target=worker) for _ in range(40)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            group.cancel_scope.cancel()
+
+    run(main)
+    # Back to back they would all see the same beat. A turn may hold several of them.
+    assert len(set(seen)) >= 10
+
+
+def test_io_is_polled_between_threads_that_compute(run: Run) -> None:
+    left, right = socket.socketpair()
+    seen: list[int] = []
+    received = 0
+
+    def reader() -> None:
+        nonlocal received
+        while left.recv(1):
+            received += 1
+
+    def worker() -> None:
+        seen.append(received)
+        compute(0.004)
+        right.send(b"x")
+
+    def main() -> None:
+        consumer = threading.Thread(target=reader)
+        consumer.start()
+        time.sleep(0.001)
+        threads = [threading.Thread(target=worker) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        right.close()
+        consumer.join()
+
+    with left, right:
+        run(main)
+    assert len(set(seen)) >= 10
+
+
+def test_green_threads_that_are_always_ready_leave_the_host_its_turns(
+    run: Run, backend: str
+) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+    import anyio
+
+    stop = False
+
+    def spin() -> None:
+        while not stop:
+            time.sleep(0)
+
+    async def main() -> None:
+        nonlocal stop
+        async with aevent.TaskGroup() as group:
+            for _ in range(20):
+                group.spawn(spin)
+            begin = time.perf_counter()
+            for _ in range(20):
+                await anyio.sleep(0)
+            await anyio.sleep(0.001)
+            stop = True
+            # 21 turns, each bounded to some milliseconds.
+            assert time.perf_counter() - begin < PATIENCE
+
+    run(main)
+
+
+def test_host_tasks_that_are_always_ready_leave_green_threads_their_turns(
+    run: Run, backend: str
+) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+    import anyio
+
+    turns = 0
+
+    def green() -> None:
+        nonlocal turns
+        while turns < 20:
+            time.sleep(0)
+            turns += 1
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(green)
+            for _ in range(1000):
+                await anyio.sleep(0)
+            assert turns == 20
+
+    run(main)
+
+
+def test_equal_tasks_get_equal_turns(run: Run) -> None:
+    order: list[int] = []
+
+    def worker(number: int) -> None:
+        for _ in range(5):
+            order.append(number)
+            time.sleep(0)
+
+    def main() -> None:
+        threads = [threading.Thread(target=worker, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    run(main)
+    assert order == [0, 1, 2, 3] * 5
