@@ -89,7 +89,8 @@ test: build  ## all checks: lint, types, Rust tests and models, Python tests
 test-rust:  ## the scheduler's own tests, and loom's exploration of what threads share
 	$(CARGO) test -p aevent-runtime
 	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUSTFLAGS="--cfg loom" \
-		$(CARGO) test -p aevent-runtime --release --test loom_wait_queue --target-dir target/loom
+		$(CARGO) test -p aevent-runtime --release --test loom_wait_queue --test loom_inbox \
+		--target-dir target/loom
 
 .PHONY: test-python
 test-python: build  ## the Python tests (ARGS=… goes to pytest)

@@ -88,9 +88,9 @@ class TaskGroup:
             return children.spawn_coroutine(fn(*args), name=name)
         children.check_open()
         host = self._host
-        scope = host.open_scope(math.inf, False)
-        self._start_in_host(lambda: host.portal(self._host_child(scope, fn, args)), name)
-        return CancelScope._of_host(scope)
+        inner = host.open_scope(math.inf, False)
+        self._start_in_host(lambda: host.portal(self._host_child(inner, fn, args)), name)
+        return CancelScope._of_host(inner)
 
     def _start_in_host(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
         """Starts a task of the host's, also when a green thread asks for it.

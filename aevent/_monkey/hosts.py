@@ -24,6 +24,8 @@ def keep_originals() -> None:
     """Gives the originals to those modules of hosts that are loaded and have not got them yet."""
     stands_for: dict[int, Any] = patcher.originals_of()
     stands_for[id(originals.SystemThread)] = _SystemThread
+    # `threading.RLock` is a factory that asks the module for the class, which is patched by now.
+    stands_for[id(_core.RLock)] = originals.system_rlock
     for name, module in list(sys.modules.items()):
         if name in _done or not _belongs(name) or not isinstance(module, ModuleType):
             continue
@@ -33,7 +35,7 @@ def keep_originals() -> None:
                 setattr(module, key, originals.module(value.__name__))
             elif id(value) in stands_for and not key.startswith("__"):
                 setattr(module, key, stands_for[id(value)])
-    originals.module("threading", Thread=_SystemThread)
+    originals.module("threading", Thread=_SystemThread, RLock=originals.system_rlock)
     base = sys.modules.get("asyncio.base_events")
     if base is not None:
         _keep_executor(base.BaseEventLoop)

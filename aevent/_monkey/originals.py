@@ -37,6 +37,7 @@ allocate_lock = _thread.allocate_lock
 get_ident = _thread.get_ident
 monotonic = time.monotonic
 sleep = time.sleep
+system_rlock: Any = saved["threading"]["_CRLock"] or threading.RLock
 start_new_thread = _thread.start_new_thread
 SystemThread = threading.Thread
 SystemLocal = _thread._local

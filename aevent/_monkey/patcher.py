@@ -57,11 +57,14 @@ def method(owner: type, name: str, new: Callable[..., Any]) -> None:
 def always(owner: ModuleType | type, name: str, new: Any) -> None:
     """Replaces a function by one that itself tells tasks from threads."""
     original = getattr(owner, name)
-    describe(new, original, name, owner)
+    if isinstance(new, _core.PatchedMethod):
+        new.__wrapped__ = new._aevent_orig = original
+    else:
+        _describe(new, original, name, owner)
     _set(owner, name, original, new)
 
 
-def describe(new: Any, original: Any, name: str, owner: ModuleType | type) -> None:
+def _describe(new: Any, original: Any, name: str, owner: ModuleType | type) -> None:
     """Has a function of ours look like the original that it replaces."""
     new.__name__ = getattr(original, "__name__", name)
     new.__qualname__ = getattr(original, "__qualname__", name)
@@ -76,8 +79,8 @@ def describe(new: Any, original: Any, name: str, owner: ModuleType | type) -> No
 def in_place(owner: ModuleType, name: str) -> type:
     """Says of a class whose methods are about to be patched what it was.
 
-    The original that it gets is a subclass: its objects pass for the class's, and behave as they did
-    before, whoever uses them.
+    The original that it gets is a subclass: its objects pass for the class's, and behave as they
+    did before, whoever uses them.
     """
     kind: Any = getattr(owner, name)
     original: Any = type(kind.__name__, (kind,), {"__slots__": (), "__doc__": kind.__doc__})

@@ -74,9 +74,7 @@ async def _async_put(self: queue.Queue[Any], item: Any, timeout: float | None = 
 
 async def _async_join(self: queue.Queue[Any]) -> None:
     """Waits until `task_done` was called for every item. A checkpoint."""
-    await _when(
-        self, self.all_tasks_done, lambda: self.unfinished_tasks == 0, lambda: None
-    )
+    await _when(self, self.all_tasks_done, lambda: self.unfinished_tasks == 0, lambda: None)
 
 
 def patch() -> None:

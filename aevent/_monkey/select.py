@@ -7,6 +7,7 @@ descriptors may be, and asks again.
 from __future__ import annotations
 
 import math
+import operator
 import os
 import select
 import time
@@ -48,22 +49,26 @@ class Patience:
 
 
 def _number(file: Any) -> int:
-    return file if isinstance(file, int) else file.fileno()  # type: ignore[no-any-return]
+    return file if isinstance(file, int) else file.fileno()
 
 
-def _is_plain(timeout: object) -> bool:
+def _is_plain(timeout: Any) -> bool:
     """Whether the original would take the timeout without a complaint, for sure."""
-    return type(timeout) in (int, float) and 0 <= timeout <= 1_000_000_000  # type: ignore[operator]
+    return type(timeout) in (int, float) and 0 <= timeout <= 1_000_000_000
 
 
-def _check(call: Callable[[int], object]) -> None:
-    """Has the original complain about a timeout, with a descriptor that does not let it wait."""
+def _checked(timeout: Any, call: Callable[[int], object]) -> Any:
+    """The timeout as a number, if `call`, the original, does not complain about it.
+
+    It is called with a descriptor that does not let it wait.
+    """
     reader, writer = os.pipe()
     os.close(writer)
     try:
         call(reader)
     finally:
         os.close(reader)
+    return timeout if isinstance(timeout, float) else operator.index(timeout)
 
 
 def _sequence(files: Iterable[Any]) -> Any:
@@ -72,10 +77,14 @@ def _sequence(files: Iterable[Any]) -> Any:
 
 
 def select_(
-    rlist: Iterable[Any], wlist: Iterable[Any], xlist: Iterable[Any], timeout: float | None = None, /
+    rlist: Iterable[Any],
+    wlist: Iterable[Any],
+    xlist: Iterable[Any],
+    timeout: float | None = None,
+    /,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     if timeout is not None and not _is_plain(timeout):
-        _check(lambda fd: _select([fd], [], [], timeout))
+        timeout = _checked(timeout, lambda fd: _select([fd], [], [], timeout))
     rlist, wlist, xlist = _sequence(rlist), _sequence(wlist), _sequence(xlist)
     ready = _select(rlist, wlist, xlist, 0)
     if timeout == 0:
@@ -125,7 +134,7 @@ class _Poll:
             seconds = None
         else:
             if not _is_plain(timeout) or timeout > 2**31 - 1:
-                self._check(timeout)
+                timeout = self._checked(timeout)
             # Rounded up, as the original does.
             seconds = None if timeout < 0 else math.ceil(timeout) / 1000
         ready: list[tuple[int, int]] = self._poll.poll(0)
@@ -147,13 +156,13 @@ class _Poll:
         return ready
 
     @staticmethod
-    def _check(timeout: object) -> None:
+    def _checked(timeout: Any) -> Any:
         def call(fd: int) -> None:
-            object_ = _poll()
-            object_.register(fd)
-            object_.poll(timeout)
+            original = _poll()
+            original.register(fd)
+            original.poll(timeout)
 
-        _check(call)
+        return _checked(timeout, call)
 
 
 _Poll.__module__, _Poll.__name__, _Poll.__qualname__ = "select", "poll", "poll"
@@ -211,7 +220,7 @@ def _make_epoll(original: Any) -> Any:
             if not _core.in_task():
                 return poll_now(timeout, maxevents)  # type: ignore[no-any-return]
             if timeout is not None and not _is_plain(timeout):
-                self._check(timeout)
+                timeout = self._checked(timeout)
             ready: list[tuple[int, int]] = poll_now(0, maxevents)
             if ready or timeout == 0:
                 return ready
@@ -222,13 +231,13 @@ def _make_epoll(original: Any) -> Any:
             return ready
 
         @staticmethod
-        def _check(timeout: object) -> None:
+        def _checked(timeout: Any) -> Any:
             def call(fd: int) -> None:
-                with original() as object_:
-                    object_.register(fd)
-                    object_.poll(timeout)
+                with original() as waiting:
+                    waiting.register(fd)
+                    waiting.poll(timeout)
 
-            _check(call)
+            return _checked(timeout, call)
 
         def __enter__(self) -> epoll:
             self._epoll.__enter__()

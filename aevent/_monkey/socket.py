@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import _socket
 import errno
+import functools
+import io
 import os
 import socket
 from collections.abc import Callable
@@ -15,21 +17,45 @@ from typing import Any
 from .. import _core
 from . import patcher
 
+#: Private names of `socket` that are used here, and the Pythons that have them. A test compares.
+PRIVATE = {
+    "_GiveupOnSendfile": "3.10-3.14",
+    "socket._accept": "3.10-3.14",
+    "socket._check_sendfile_params": "3.10-3.14",
+    "socket._sendfile_use_send": "3.10-3.14",
+    "socket._sendfile_use_sendfile": "3.10-3.14",
+}
+
 _orig: dict[str, Any] = {}
 _getaddrinfo = _socket.getaddrinfo
+_os_sendfile = os.sendfile
 
 
-def _through(name: str, write: bool) -> Callable[..., Any]:
-    """The original method, tried without blocking until it need not wait."""
+def _through(name: str, write: bool, flags: int) -> Callable[..., Any]:
+    """The original method, tried without blocking until it need not wait.
+
+    `flags` is the position of that argument.
+    """
     original = getattr(_socket.socket, name)
     call = _core.socket_call
 
     def method(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        if (len(args) > flags or "flags" in kwargs) and _is_not_to_wait(
+            self, args[flags] if len(args) > flags else kwargs["flags"]
+        ):
+            return original(self, *args, **kwargs)
         return call(original, write, self, args, kwargs or None)
 
     method.__name__ = name
     method.__qualname__ = f"socket.{name}"
     return method
+
+
+def _is_not_to_wait(sock: socket.socket, flags: Any) -> bool:
+    """Whether the flags keep a blocking socket from waiting. With a timeout they do not."""
+    return (
+        isinstance(flags, int) and bool(flags & socket.MSG_DONTWAIT) and sock.gettimeout() is None
+    )
 
 
 def _is_numeric(host: str) -> bool:
@@ -55,7 +81,8 @@ def _resolved(sock: socket.socket, address: Any) -> Any:
         host = address[0]
         text = host if isinstance(host, str) else bytes(host).decode("ascii", "replace")
         if not _is_numeric(text):
-            found = _core.offload(_getaddrinfo, host, None, sock.family, 0, sock.proto)
+            name = host if isinstance(host, str) else bytes(host)
+            found = _core.offload(_getaddrinfo, name, None, sock.family, 0, sock.proto)
             return (found[0][4][0], *address[1:])
     return address
 
@@ -107,35 +134,49 @@ def bind(self: socket.socket, address: Any, /) -> None:
 def sendto(self: socket.socket, *args: Any) -> int:
     if len(args) >= 2:
         args = (*args[:-1], _resolved(self, args[-1]))
+    if len(args) == 3 and _is_not_to_wait(self, args[1]):
+        return _socket.socket.sendto(self, *args)
     count: int = _core.socket_call(_socket.socket.sendto, True, self, args)
     return count
 
 
 def sendfile(self: socket.socket, file: Any, offset: int = 0, count: int | None = None) -> int:
+    try:
+        return _sendfile_use_sendfile(self, file, offset, count)
+    except socket._GiveupOnSendfile:  # type: ignore[attr-defined]
+        return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined, no-any-return]
+
+
+def _sendfile_use_sendfile(
+    self: socket.socket, file: Any, offset: int = 0, count: int | None = None
+) -> int:
+    give_up = socket._GiveupOnSendfile  # type: ignore[attr-defined]
     self._check_sendfile_params(file, offset, count)  # type: ignore[attr-defined]
-    if self.gettimeout() == 0:
-        raise ValueError("non-blocking sockets are not supported")
     try:
         number = file.fileno()
         size = os.fstat(number).st_size
-        if not size or not hasattr(os, "sendfile"):
-            raise OSError
-    except (AttributeError, OSError):
-        return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined, no-any-return]
+    except (AttributeError, io.UnsupportedOperation, OSError) as error:
+        raise give_up(error) from None
+    if not size:
+        return 0
+    if self.gettimeout() == 0:
+        raise ValueError("non-blocking sockets are not supported")
 
     def send_some(sock: socket.socket, position: int, block: int) -> int:
-        return os.sendfile(sock.fileno(), number, position, block)
+        return _os_sendfile(sock.fileno(), number, position, block)
 
     total = 0
     try:
-        while count is None or total < count:
-            block = min(count - total if count is not None else size, 2**30)
+        while not count or total < count:
+            block = min(count - total if count else size, 2**30)
             try:
-                sent = _core.socket_call(send_some, True, self, (offset, block))
+                sent: int = _core.socket_call(send_some, True, self, (offset, block))
+            except TimeoutError:
+                raise
             except OSError as error:
-                if total == 0 and error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-                    # Not a file that sendfile() takes.
-                    return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined, no-any-return]
+                if total == 0:
+                    # Perhaps not a file that sendfile() takes.
+                    raise give_up(error) from None
                 raise
             if sent == 0:
                 break
@@ -163,16 +204,6 @@ def detach(self: socket.socket) -> int:
     return number
 
 
-def _offloaded(function: Callable[..., Any]) -> Callable[..., Any]:
-    offload = _core.offload
-
-    def look_up(*args: Any, **kwargs: Any) -> Any:
-        return offload(function, *args, **kwargs)
-
-    look_up.__name__ = look_up.__qualname__ = function.__name__
-    return look_up
-
-
 def getaddrinfo(
     host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
 ) -> Any:
@@ -186,13 +217,7 @@ def getaddrinfo(
 
 def patch() -> None:
     kind = socket.socket
-    for name in ("__init__", "close", "detach", "bind"):
-        _orig[name] = getattr(kind, name)
-    _orig["getaddrinfo"] = socket.getaddrinfo
-    patcher.always(kind, "__init__", _init)
-    patcher.always(kind, "close", close)
-    patcher.always(kind, "detach", detach)
-    for name, new in (
+    replacements = (
         ("recv", _core.socket_recv),
         ("recv_into", _core.socket_recv_into),
         ("send", _core.socket_send),
@@ -203,15 +228,26 @@ def patch() -> None:
         ("bind", bind),
         ("sendto", sendto),
         ("sendfile", sendfile),
-        ("recvfrom", _through("recvfrom", write=False)),
-        ("recvfrom_into", _through("recvfrom_into", write=False)),
-        ("recvmsg", _through("recvmsg", write=False)),
-        ("recvmsg_into", _through("recvmsg_into", write=False)),
-        ("sendmsg", _through("sendmsg", write=True)),
-    ):
+        ("_sendfile_use_sendfile", _sendfile_use_sendfile),
+        ("recvfrom", _through("recvfrom", write=False, flags=1)),
+        ("recvfrom_into", _through("recvfrom_into", write=False, flags=2)),
+        ("recvmsg", _through("recvmsg", write=False, flags=2)),
+        ("recvmsg_into", _through("recvmsg_into", write=False, flags=2)),
+        ("sendmsg", _through("sendmsg", write=True, flags=2)),
+    )
+    original = patcher.in_place(socket, "socket")
+    patcher.keep_in(original, *[name for name, _ in replacements])
+    for name in ("__init__", "close", "detach", "bind"):
+        _orig[name] = getattr(kind, name)
+    _orig["getaddrinfo"] = socket.getaddrinfo
+    patcher.always(kind, "__init__", _init)
+    patcher.always(kind, "close", close)
+    patcher.always(kind, "detach", detach)
+    for name, new in replacements:
         patcher.method(kind, name, new)
     if hasattr(kind, "sendmsg_afalg"):
-        patcher.method(kind, "sendmsg_afalg", _through("sendmsg_afalg", write=True))
+        patcher.keep_in(original, "sendmsg_afalg")
+        patcher.method(kind, "sendmsg_afalg", _through("sendmsg_afalg", write=True, flags=4))
     patcher.function(socket, "getaddrinfo", getaddrinfo)
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"):
-        patcher.function(socket, name, _offloaded(getattr(socket, name)))
+        patcher.function(socket, name, functools.partial(_core.offload, getattr(socket, name)))

@@ -1,8 +1,8 @@
 """`threading`: threads that are green when they are started in a task.
 
-`Thread` stays the class it is; its methods decide. A thread is green from its `start()` on, for good,
-and so are `join()`, `ident` and the rest for whoever asks. What the module keeps to itself is used
-only as far as `PRIVATE` lists it.
+`Thread` stays the class it is; its methods decide. A thread is green from its `start()` on, for
+good, and so are `join()`, `ident` and the rest for whoever asks. What the module keeps to itself is
+used only as far as `PRIVATE` lists it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ PRIVATE = {
     "Thread._initialized": "3.10-3.14",
     "Thread._started": "3.10-3.14",
     "Thread._ident": "3.10-3.14",
+    "Thread._native_id": "3.10-3.14",
     "Thread._invoke_excepthook": "3.10-3.14",
+    "_CRLock": "3.10-3.14",
     "_DummyThread": "3.10-3.14",
+    "_allocate_lock": "3.10-3.14",
 }
 
 _Thread = originals.SystemThread
@@ -48,7 +51,8 @@ class _GreenDummy(threading._DummyThread):
         _Thread.__init__(self, name=f"Dummy-{task.ident:x}", daemon=True)
         self._aevent_task = task
         self._ident = task.ident
-        self._started.set()
+        self._native_id = threading.get_native_id()
+        self._started.set()  # type: ignore[attr-defined]
 
     def is_alive(self) -> bool:
         return self._aevent_task.is_alive()
@@ -65,13 +69,14 @@ def start(self: threading.Thread) -> None:
     if self._started.is_set():  # type: ignore[attr-defined]
         raise RuntimeError("threads can only be started once")
     context = getattr(self, "_context", None)
-    if context is None and getattr(sys.flags, "thread_inherit_context", 0):
+    if context is None and getattr(sys.flags, "thread_inherit_context", False):
         import contextvars  # 3.14 and later only
 
         context = contextvars.copy_context()
     task = _core.start_thread(self, self.daemon, _traced(self), context)
     self._aevent_task = task  # type: ignore[attr-defined]
     self._ident = task.ident  # type: ignore[attr-defined]
+    self._native_id = threading.get_native_id()  # type: ignore[attr-defined]
     _alive[task.ident] = self
     self._started.set()  # type: ignore[attr-defined]
 
@@ -109,10 +114,15 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
 
 def _report(thread: threading.Thread, error: BaseException) -> None:
     """Gives the exception that ended a thread to `threading.excepthook`."""
+    traceback = error.__traceback__
     try:
         raise error
     except BaseException:
+        # The hook reads what is being handled, and this function has no business in it.
+        error.__traceback__ = traceback
         thread._invoke_excepthook(thread)  # type: ignore[attr-defined]
+    finally:
+        del error, traceback
 
 
 def join(self: threading.Thread, timeout: float | None = None) -> None:
@@ -126,7 +136,7 @@ def join(self: threading.Thread, timeout: float | None = None) -> None:
 
 def _join_system_thread(self: threading.Thread, timeout: float | None = None) -> None:
     """Joining a real thread from a task: the wait is done by another real thread."""
-    if not self.is_alive():
+    if self is threading.current_thread() or not self.is_alive():
         return _orig["join"](self, timeout)  # type: ignore[no-any-return]
     _core.offload(_orig["join"], self, timeout)
 
@@ -165,7 +175,7 @@ def current_thread() -> threading.Thread:
     """The green thread's `Thread` object; made up for one that has none."""
     thread = _core.current_thread()
     if thread is not None:
-        return thread  # type: ignore[no-any-return]
+        return thread
     if _core.thread_ident() is None:
         system: threading.Thread = _orig["current_thread"]()
         return system
@@ -202,7 +212,22 @@ def after_fork_in_child() -> None:
     """Of the green threads only the one that forked is alive."""
     me = _core.thread_ident()
     for ident in [ident for ident in _alive if ident != me]:
-        del _alive[ident]
+        _alive.pop(ident)._aevent_task = _Ended(ident)  # type: ignore[attr-defined]
+
+
+class _Ended:
+    """Stands for the task of a thread that was left behind in the parent of a fork."""
+
+    __slots__ = ("ident",)
+
+    def __init__(self, ident: int) -> None:
+        self.ident = ident
+
+    def is_alive(self) -> bool:
+        return False
+
+    def join(self, timeout: float | None = None) -> bool:
+        return True
 
 
 def patch() -> None:
@@ -211,10 +236,15 @@ def patch() -> None:
         _orig[name] = getattr(_Thread, name)
     for name in ("current_thread", "enumerate", "active_count", "gettrace", "getprofile"):
         _orig[name] = getattr(threading, name)
+    # The original classes make their locks by these; a `Condition` or a `Queue` of before then
+    # waits in the task that asks, like later ones.
+    patcher.hybrid(threading, "_allocate_lock", _core.Lock)
+    patcher.hybrid(threading, "_CRLock", _core.RLock)
     patcher.method(_Thread, "start", start)
     # join() and is_alive() look at the thread, not only at the caller: a real thread may join a
     # green one.
-    patcher.always(_Thread, "join", _core.PatchedMethod(join, join_in_task, "join", "Thread.join", "threading"))
+    pair = _core.PatchedMethod(join, join_in_task, "join", "Thread.join", "threading")
+    patcher.always(_Thread, "join", pair)
     patcher.always(_Thread, "is_alive", is_alive)
     patcher.always(_Thread, "__repr__", _describe)
     _Thread._aevent_orig = _SystemThread  # type: ignore[attr-defined]

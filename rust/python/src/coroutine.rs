@@ -47,7 +47,7 @@ pub fn step(event_loop: &Loop, task: TaskRef) {
             let value = unsafe { Bound::from_owned_ptr(py, value) };
             if value.is_none() {
                 wait(event_loop, task);
-            } else if value.is(&pyo3::types::PyBool::new(py, true)) {
+            } else if value.is(pyo3::types::PyBool::new(py, true)) {
                 task.begin_yield();
                 event_loop.scheduler.enqueue(task);
             } else {

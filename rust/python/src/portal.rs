@@ -491,7 +491,7 @@ pub fn await_natively(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<P
                 let value = value.bind(py);
                 let result = if value.is_none() {
                     event_loop.park(py).map_err(PyErr::from)
-                } else if value.is(&pyo3::types::PyBool::new(py, true)) {
+                } else if value.is(pyo3::types::PyBool::new(py, true)) {
                     event_loop.yield_now(py).map_err(PyErr::from)
                 } else {
                     Err(crate::coroutine::foreign_yield(value))

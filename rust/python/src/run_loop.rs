@@ -12,6 +12,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::{null, null_mut};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use aevent_runtime::reactor;
@@ -77,7 +78,7 @@ struct ThreadState {
     event_loop: Cell<*const Loop>,
 }
 
-struct Owned(UnsafeCell<Option<Arc<Loop>>>);
+struct Owned(UnsafeCell<Option<Rc<Loop>>>);
 
 thread_local! {
     static THREAD: ThreadState = const {
@@ -126,13 +127,13 @@ pub fn obtain(py: Python<'_>) -> PyResult<&'static Loop> {
     if let Some(event_loop) = existing() {
         return Ok(event_loop);
     }
-    let event_loop = Arc::new(Loop::new(py)?);
+    let event_loop = Rc::new(Loop::new(py)?);
     install(Some(event_loop));
     Ok(existing().expect("it was just installed"))
 }
 
-fn install(event_loop: Option<Arc<Loop>>) {
-    let pointer = event_loop.as_ref().map_or(null(), Arc::as_ptr);
+fn install(event_loop: Option<Rc<Loop>>) {
+    let pointer = event_loop.as_ref().map_or(null(), Rc::as_ptr);
     // SAFETY: nobody else reaches this thread-local, and nothing is borrowed from it.
     OWNED.with(|owned| unsafe {
         // The predecessor is forgotten, not dropped: it exists only after a fork, and what its

@@ -436,6 +436,7 @@ unsafe extern "C" fn recv_into(
     // SAFETY: attached: Python calls us, with `nargs` arguments, and as many more as there are
     // names, that it keeps alive.
     let py = unsafe { Python::assume_attached() };
+    // SAFETY: as above.
     let parsed = unsafe { parse_recv_into(py, args, nargs as usize, names) };
     raw::give(parsed.and_then(|(socket, buffer, size, flags)| {
         let count = receive_into(py, socket, buffer, size, flags)?;

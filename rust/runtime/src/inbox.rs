@@ -6,18 +6,18 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::AtomicI32;
 
 use concurrent_queue::ConcurrentQueue;
 
-use sync::{AtomicBool, AtomicI32, Ordering};
+use sync::{AtomicBool, Ordering};
 
-/// What the model checker replaces. The eventfd stays: loom runs one thread at a time and switches
-/// before each atomic access, of which there is one before each write.
+/// What the model checker replaces.
 mod sync {
     #[cfg(loom)]
-    pub use loom::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    pub use loom::sync::atomic::{AtomicBool, Ordering};
     #[cfg(not(loom))]
-    pub use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    pub use std::sync::atomic::{AtomicBool, Ordering};
 }
 
 /// Letters for the owner of a scheduler, from any thread.
@@ -26,6 +26,10 @@ pub struct Inbox<T> {
     /// Set by the first sender after a collection; the others need not ring.
     rung: AtomicBool,
     bell: AtomicI32,
+    /// Stands for the eventfd in a model: the kernel orders a write before the wait that it ends,
+    /// which loom cannot see.
+    #[cfg(loom)]
+    pub rings: loom::sync::atomic::AtomicUsize,
 }
 
 impl<T> Inbox<T> {
@@ -35,6 +39,8 @@ impl<T> Inbox<T> {
             letters: ConcurrentQueue::unbounded(),
             rung: AtomicBool::new(false),
             bell: AtomicI32::new(open_bell()?),
+            #[cfg(loom)]
+            rings: loom::sync::atomic::AtomicUsize::new(0),
         })
     }
 
@@ -67,6 +73,8 @@ impl<T> Inbox<T> {
         if self.rung.swap(true, Ordering::SeqCst) {
             return;
         }
+        #[cfg(loom)]
+        self.rings.fetch_add(1, Ordering::AcqRel);
         let one = 1u64.to_ne_bytes();
         // SAFETY: the buffer is eight readable bytes and the descriptor is open as long as `self`.
         // The only failure, a full counter, leaves the descriptor readable, which is what counts.
@@ -87,7 +95,9 @@ impl<T> Inbox<T> {
 
     /// Says that all letters are about to be collected: whoever sends from now on rings again.
     pub fn answer(&self) {
-        self.rung.store(false, Ordering::SeqCst);
+        // Not a store: what is read here is the mark of the last sender who found it set and did not
+        // ring, and reading it is what makes his letter visible to `collect`.
+        self.rung.swap(false, Ordering::SeqCst);
     }
 }
 
