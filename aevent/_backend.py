@@ -1,12 +1,11 @@
 """The contract that an adapter of a host's loop fulfils, and how adapters are found.
 
 An adapter only translates. The scheduler, its timers, the readiness of descriptors, locks, green
-threads and their cancel scopes are the same whoever drives them; the adapter calls
-`_core.tick()` when the scheduler's descriptor is readable, makes a host's task wait for one of ours,
-and hands out the host's own tasks and cancel scopes.
+threads and their cancel scopes are the same whoever drives them; the adapter calls `_core.tick()`
+when the scheduler's descriptor is readable, makes a host's task wait for one of ours, and hands out
+the host's own tasks and cancel scopes.
 
-The native backend has no host: the scheduler's loop is the loop. Its adapter runs it and has nothing
-else to translate.
+The native backend has no host: the scheduler's loop is the loop. There is nothing to translate.
 """
 
 from __future__ import annotations

@@ -6,4 +6,4 @@ from ._core import Cancelled as Cancelled
 
 
 class AeventError(RuntimeError):
-    """aevent was asked for something that it cannot do here; the message says what to do instead."""
+    """aevent was asked for what it cannot do here; the message says what to do instead."""

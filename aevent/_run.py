@@ -21,7 +21,7 @@ from ._exceptions import AeventError
 chosen_backend: str | None = None
 
 #: Called before a loop is run: the hosts may have been imported since `setup`.
-before_run: Callable[[], None] = lambda: None
+before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a function
 
 _runner: contextvars.ContextVar[_core.Children] = _core.runner_variable()
 
@@ -34,12 +34,12 @@ def default_backend() -> str:
 def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **options: Any) -> Any:
     """Runs `fn(*args)`, async or not, to its end, and returns what it returns.
 
-    Green threads that it started and that are no daemons are waited for; daemons are then cancelled.
+    Green threads that it started are waited for, except daemons, which are then cancelled.
     `options` go to the host's own `run`: `asyncio.Runner`'s (`debug`, `loop_factory`) or
     `trio.run`'s (`clock`, `instruments`, …).
 
-    Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits. Not to be called
-    in a thread whose loop is running.
+    Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits. Not to be
+    called in a thread whose loop is running.
     """
     if isinstance(fn, Coroutine):
         fn.close()
@@ -152,7 +152,7 @@ def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 async def _end_threads(children: _core.Children) -> None:
-    """Waits for the threads that are no daemons, then cancels the daemons and waits for them too."""
+    """Waits for the threads that are no daemons, then cancels the daemons and waits for those."""
     try:
         await wait(children.wait_empty(daemons_too=False))
     finally:

@@ -40,7 +40,9 @@ def fail_at(deadline: float, *, shield: bool = False) -> Iterator[CancelScope]:
         raise TimeoutError("deadline exceeded")
 
 
-def fail_after(seconds: float | None, *, shield: bool = False) -> AbstractContextManager[CancelScope]:
+def fail_after(
+    seconds: float | None, *, shield: bool = False
+) -> AbstractContextManager[CancelScope]:
     """Like `move_on_after`, but raises `TimeoutError` if the deadline ended the body."""
     return fail_at(_deadline_after(seconds), shield=shield)
 

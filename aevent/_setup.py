@@ -82,6 +82,4 @@ def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> A
         if not callable(value):
             raise TypeError(f"patch_() expects a callable as {what!r}, not {value!r}")
     module, _, short = name.rpartition(".")
-    return patcher.make_pair(
-        orig, new, name=short, qualname=short, module=module or new.__module__
-    )
+    return patcher.make_pair(orig, new, name=short, qualname=short, module=module or new.__module__)

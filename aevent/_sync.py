@@ -2,7 +2,7 @@
 
 They are the standard library's classes as far as synchronous code is concerned, and stand in its
 modules after `setup()`. Async code uses `async with`, or the methods whose names begin with
-`async_`. One object can be waited for by all kinds at the same time; who came first is served first.
+`async_`. One object can be waited for by all kinds at the same time, first come, first served.
 """
 
 from __future__ import annotations

@@ -92,7 +92,9 @@ class TaskGroup:
         self._start_in_host(lambda: host.portal(self._host_child(inner, fn, args)), name)
         return CancelScope._of_host(inner)
 
-    def _start_in_host(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
+    def _start_in_host(
+        self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None
+    ) -> None:
         """Starts a task of the host's, also when a green thread asks for it.
 
         The group cannot be left meanwhile: that takes a step of the host's, which comes after.

@@ -26,8 +26,8 @@ T = TypeVar("T")
 class AnyioScope:
     """A host's cancel scope, by anyio, which delivers it through `Task.cancel` and `uncancel`.
 
-    anyio's own is made when the scope is entered: it asks for the running loop, which a green thread
-    that spawns a task does not see.
+    anyio's own is made when the scope is entered: it asks for the running loop, which a green
+    thread that spawns a task does not see.
     """
 
     def __init__(

@@ -128,9 +128,7 @@ class TrioBackend(HostBackend):
             yield TrioTasks(self, nursery)
 
     def open_scope(self, deadline: float, shield: bool) -> HostScope:
-        return TrioScope(
-            self, trio.CancelScope(deadline=deadline_in_host(deadline), shield=shield)
-        )
+        return TrioScope(self, trio.CancelScope(deadline=deadline_in_host(deadline), shield=shield))
 
     def current_effective_deadline(self) -> float:
         deadline = trio.current_effective_deadline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import faulthandler
+import functools
 import os
 import subprocess
 import sys
@@ -42,7 +43,7 @@ class Watchdog:
             if self.deadline is not None and clock() > self.deadline:
                 self.deadline = None
                 lines = [f"\n{self.test} hangs. Threads:"]
-                lines += [f"  {thread.ident or 0:#x} {thread!r}" for thread in threading.enumerate()]
+                lines += [f"  {each.ident or 0:#x} {each!r}" for each in threading.enumerate()]
                 os.write(self.stderr, "\n".join([*lines, ""]).encode())
 
 
@@ -132,7 +133,8 @@ def fresh_ok(fresh: Callable[..., subprocess.CompletedProcess[str]]) -> Callable
 
     def run(source: str, *args: str, env: dict[str, str] | None = None) -> str:
         done = fresh(source, *args, env=env)
-        assert (done.returncode, done.stderr) == (0, ""), f"{done.stderr}\n--- stdout\n{done.stdout}"
+        ended = (done.returncode, done.stderr)
+        assert ended == (0, ""), f"{done.stderr}\n--- stdout\n{done.stdout}"
         return done.stdout
 
     return run
@@ -151,19 +153,25 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def run(backend: str) -> Callable[..., Any]:
-    """`aevent.run(fn, *args)` on the backend."""
+def run_on() -> Callable[[str], Callable[..., Any]]:
+    """Gives `aevent.run(fn, *args)` on the backend that is named, which may be "uvloop"."""
     import aevent  # tests/project has tests for which it must not be imported here
 
-    def run_on_backend(fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        if backend == "uvloop":
-            import uvloop  # optional
+    def choose(name: str) -> Callable[..., Any]:
+        if name == "uvloop":
+            uvloop = pytest.importorskip("uvloop")
+            options = {"backend": "asyncio", "loop_factory": uvloop.new_event_loop}
+        else:
+            options = {"backend": name}
+        return functools.partial(aevent.run, **options)
 
-            options.setdefault("loop_factory", uvloop.new_event_loop)
-            return aevent.run(fn, *args, backend="asyncio", **options)
-        return aevent.run(fn, *args, backend=backend, **options)
+    return choose
 
-    return run_on_backend
+
+@pytest.fixture
+def run(backend: str, run_on: Callable[[str], Callable[..., Any]]) -> Callable[..., Any]:
+    """`aevent.run(fn, *args)` on the backend."""
+    return run_on(backend)
 
 
 @pytest.fixture(params=["asyncio", "uvloop", "trio", "anyio-asyncio", "anyio-trio"])

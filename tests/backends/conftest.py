@@ -1,4 +1,4 @@
-"""The tests here run in a patched process; pytest itself is outside tasks and keeps the originals."""
+"""The tests here run in a patched process; pytest itself runs outside tasks, unaffected."""
 
 from __future__ import annotations
 

@@ -15,15 +15,12 @@ import aevent
 Run = Callable[..., Any]
 
 
-@pytest.fixture(params=["task", "outside"])
-def where(request: pytest.FixtureRequest, run: Run, backend: str) -> Callable[..., None]:
+@pytest.fixture(params=["outside", "native", "asyncio", "uvloop", "trio"])
+def where(request: pytest.FixtureRequest, run_on: Callable[[str], Run]) -> Run:
     """Runs a function in a task, or outside any, where the same objects serve OS threads."""
-    if request.param == "task":
-        run_in_task: Callable[..., None] = run
-        return run_in_task
-    if backend != "native":
-        pytest.skip("the same as for native")
-    return lambda fn: fn()
+    if request.param == "outside":
+        return lambda fn: fn()
+    return run_on(request.param)
 
 
 TIMED: dict[str, Callable[[float], object]] = {

@@ -77,11 +77,8 @@ impl Condition {
     fn restore(&self, py: Python<'_>, released: Released) -> PyResult<()> {
         let lock = self.lock.bind(py);
         match released {
-            Released::Lock => lock.cast_exact::<Lock>()?.get().acquire_after_wait(py),
-            Released::RLock(count) => lock
-                .cast_exact::<RLock>()?
-                .get()
-                .acquire_after_wait(py, count),
+            Released::Lock => lock.cast_exact::<Lock>()?.get().acquire_after_wait(),
+            Released::RLock(count) => lock.cast_exact::<RLock>()?.get().acquire_after_wait(count),
             Released::Other(Some(saved)) => {
                 lock.call_method1("_acquire_restore", (saved,)).map(|_| ())
             }

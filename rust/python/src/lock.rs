@@ -8,12 +8,15 @@ use std::task::{Context, Poll};
 
 use aevent_runtime::clock::NEVER;
 use aevent_runtime::wait_queue::{self, Acquire};
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::errors;
+use crate::errors::{self, Outcome, Raised};
+use crate::raw::{self, Definition};
 use crate::run_loop;
 use crate::semaphore::Truth;
+use crate::stack::Object;
 use crate::wait::{self, Pollable, Wait};
 
 /// `threading.TIMEOUT_MAX` in seconds.
@@ -82,47 +85,53 @@ impl Raw {
     }
 
     /// Waits for the lock. `deadline`: `None` does not wait.
-    fn acquire(&self, py: Python<'_>, deadline: Option<u64>, shielded: bool) -> PyResult<bool> {
+    fn acquire(&self, deadline: Option<u64>, shielded: bool) -> Outcome<bool> {
         if self.try_acquire() {
             return Ok(true);
         }
         let Some(deadline) = deadline else {
             return Ok(false);
         };
-        self.acquire_slow(py, deadline, shielded)
+        self.acquire_slow(deadline, shielded)
     }
 
     #[inline(never)]
-    fn acquire_slow(&self, py: Python<'_>, deadline: u64, shielded: bool) -> PyResult<bool> {
-        if deadline == NEVER && !run_loop::cooperates() {
+    fn acquire_slow(&self, deadline: u64, shielded: bool) -> Outcome<bool> {
+        // SAFETY: attached: Python has called us.
+        let py = unsafe { Python::assume_attached() };
+        let mut acquire = self.lock.lock();
+        let result = match run_loop::cooperating().cloned() {
+            Some(task) => {
+                let event_loop = run_loop::existing().expect("a task runs on a loop");
+                wait::park_until(py, event_loop, &task, deadline, shielded, |cx| {
+                    acquire.poll(cx)
+                })
+            }
+            None => self.block(py, deadline, &mut acquire),
+        };
+        // Ours by hand-over, if it says so; dropping the `Acquire` would give it back.
+        let handed_over = acquire.cancel();
+        if result.is_ok() {
+            if handed_over {
+                self.note_holder();
+            }
+            return Ok(handed_over);
+        }
+        if handed_over {
+            self.lock.unlock();
+        }
+        Err(Raised)
+    }
+
+    #[inline(never)]
+    fn block(&self, py: Python<'_>, deadline: u64, acquire: &mut Acquire) -> Outcome<bool> {
+        if deadline == NEVER {
             let holder = self.holder.load(Ordering::Relaxed);
             if holder != 0 && holder == run_loop::driven_loop() {
-                return Err(errors::deadlock());
+                return Err(errors::deadlock().into());
             }
         }
-        let mut acquire = self.lock.lock();
-        let result = wait::wait_until(py, deadline, shielded, |cx| acquire.poll(cx));
-        match result {
-            Ok(true) => {
-                // Ours by hand-over; dropping the `Acquire` now would give it back.
-                acquire.cancel();
-                self.note_holder();
-                Ok(true)
-            }
-            Ok(false) => {
-                let handed_over = acquire.cancel();
-                if handed_over {
-                    self.note_holder();
-                }
-                Ok(handed_over)
-            }
-            Err(error) => {
-                if acquire.cancel() {
-                    self.lock.unlock();
-                }
-                Err(error)
-            }
-        }
+        Ok(wait::block_until(py, deadline, |cx| acquire.poll(cx))?)
     }
 
     #[inline(always)]
@@ -180,8 +189,9 @@ impl Lock {
     }
 
     /// Takes it again after a condition's wait, whatever happens.
-    pub fn acquire_after_wait(&self, py: Python<'_>) -> PyResult<()> {
-        self.raw.acquire(py, Some(NEVER), true).map(|_| ())
+    pub fn acquire_after_wait(&self) -> PyResult<()> {
+        self.raw.acquire(Some(NEVER), true)?;
+        Ok(())
     }
 
     /// Whether anybody holds it.
@@ -197,58 +207,12 @@ impl Lock {
         Self { raw: Raw::new() }
     }
 
-    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
-    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
-        let blocking = blocking.0;
-        if blocking && timeout == -1.0 {
-            if self.raw.try_acquire() {
-                return Ok(true);
-            }
-            return self.raw.acquire_slow(py, NEVER, false);
-        }
-        self.raw
-            .acquire(py, deadline(blocking, Some(timeout))?, false)
-    }
-
-    #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
-    fn acquire_lock(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
-        self.acquire(py, blocking, timeout)
-    }
-
-    fn release(&self) -> PyResult<()> {
-        if self.raw.release() {
-            return Ok(());
-        }
-        Err(PyRuntimeError::new_err("release unlocked lock"))
-    }
-
-    fn release_lock(&self) -> PyResult<()> {
-        self.release()
-    }
-
     fn locked(&self) -> bool {
         self.raw.lock.is_locked()
     }
 
     fn locked_lock(&self) -> bool {
         self.locked()
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.raw.try_acquire() {
-            return Ok(true);
-        }
-        self.raw.acquire_slow(py, NEVER, false)
-    }
-
-    #[pyo3(signature = (_kind, _error, _traceback, /))]
-    fn __exit__(
-        &self,
-        _kind: &Bound<'_, PyAny>,
-        _error: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.release()
     }
 
     fn _at_fork_reinit(&self) {
@@ -277,6 +241,145 @@ impl Lock {
             slf.as_ptr()
         )
     }
+}
+
+/// The methods that are called most, without parsing in between; see `raw`.
+pub fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    static METHODS: [Definition; 6] = [
+        Definition::none(c"__enter__", enter),
+        Definition::positional(c"__exit__", exit),
+        Definition::keywords(c"acquire", acquire),
+        Definition::keywords(c"acquire_lock", acquire),
+        Definition::none(c"release", release),
+        Definition::none(c"release_lock", release),
+    ];
+    let class = module.py().get_type::<Lock>();
+    METHODS.iter().try_for_each(|method| method.add_to(&class))
+}
+
+/// The lock that a method was called on.
+///
+/// # Safety
+/// `this` is what the interpreter passes to a method of `Lock`.
+#[inline(always)]
+unsafe fn lock_of<'a>(this: Object) -> &'a Raw {
+    // SAFETY: the method's descriptor has checked the type; the caller of the method keeps the
+    // object alive during the call, and the class is frozen.
+    unsafe {
+        let py = Python::assume_attached();
+        let lock = Borrowed::from_ptr(py, this);
+        let lock = std::ptr::from_ref(lock.cast_unchecked::<Lock>().get());
+        &(*lock).raw
+    }
+}
+
+fn truth(value: bool) -> Object {
+    // SAFETY: both live for ever; attached, as every caller is.
+    unsafe {
+        let object = if value {
+            ffi::Py_True()
+        } else {
+            ffi::Py_False()
+        };
+        ffi::Py_INCREF(object);
+        object
+    }
+}
+
+unsafe extern "C" fn enter(this: Object, _: Object) -> Object {
+    // SAFETY: called by the interpreter on a lock.
+    let raw = unsafe { lock_of(this) };
+    if raw.try_acquire() {
+        return truth(true);
+    }
+    raw::give(raw.acquire_slow(NEVER, false).map(truth))
+}
+
+unsafe extern "C" fn release(this: Object, _: Object) -> Object {
+    // SAFETY: called by the interpreter on a lock.
+    if unsafe { lock_of(this) }.release() {
+        return raw::none();
+    }
+    raw::give(Err(PyRuntimeError::new_err("release unlocked lock").into()))
+}
+
+unsafe extern "C" fn exit(this: Object, _: *mut Object, _: isize) -> Object {
+    // SAFETY: as above.
+    unsafe { release(this, std::ptr::null_mut()) }
+}
+
+unsafe extern "C" fn acquire(
+    this: Object,
+    args: *const Object,
+    nargs: isize,
+    names: Object,
+) -> Object {
+    // SAFETY: called by the interpreter on a lock.
+    let raw = unsafe { lock_of(this) };
+    let deadline = if nargs == 0 && names.is_null() {
+        Some(NEVER)
+    } else {
+        // SAFETY: the arguments are as the interpreter gave them.
+        match unsafe { parse_acquire(args, nargs as usize, names) } {
+            Ok(deadline) => deadline,
+            Err(raised) => return raw::give(Err(raised)),
+        }
+    };
+    if raw.try_acquire() {
+        return truth(true);
+    }
+    match deadline {
+        None => truth(false),
+        Some(deadline) => raw::give(raw.acquire_slow(deadline, false).map(truth)),
+    }
+}
+
+/// The deadline that `blocking=True, timeout=-1` mean.
+///
+/// # Safety
+/// The arguments are what the interpreter passes to a function.
+#[inline(never)]
+unsafe fn parse_acquire(args: *const Object, nargs: usize, names: Object) -> Outcome<Option<u64>> {
+    // SAFETY: attached: the interpreter calls.
+    let py = unsafe { Python::assume_attached() };
+    let mut found: [Option<Borrowed<'_, '_, PyAny>>; 2] = [None, None];
+    if nargs > found.len() {
+        return Err(PyTypeError::new_err(format!(
+            "acquire() takes at most 2 arguments ({nargs} given)"
+        ))
+        .into());
+    }
+    for (index, place) in found.iter_mut().enumerate().take(nargs) {
+        // SAFETY: there are `nargs` arguments, alive during the call.
+        *place = Some(unsafe { Borrowed::from_ptr(py, *args.add(index)) });
+    }
+    if !names.is_null() {
+        // SAFETY: the names are a tuple of strings; their values follow the positional arguments.
+        let names = unsafe { Borrowed::<PyAny>::from_ptr(py, names) };
+        for (index, name) in names.try_iter()?.enumerate() {
+            let name: String = name?.extract()?;
+            let place = ["blocking", "timeout"]
+                .iter()
+                .position(|known| *known == name)
+                .filter(|position| found[*position].is_none())
+                .ok_or_else(|| {
+                    PyTypeError::new_err(format!(
+                        "acquire() got an unexpected or repeated keyword argument '{name}'"
+                    ))
+                })?;
+            // SAFETY: as above.
+            found[place] = Some(unsafe { Borrowed::from_ptr(py, *args.add(nargs + index)) });
+        }
+    }
+    let blocking = match found[0] {
+        Some(blocking) => blocking.is_truthy()?,
+        None => true,
+    };
+    let timeout = match found[1] {
+        Some(timeout) => timeout.extract::<f64>()?,
+        None => -1.0,
+    };
+    Ok(deadline(blocking, Some(timeout))?)
 }
 
 /// Who the caller is, as far as owning goes: its task, or else its OS thread.
@@ -316,13 +419,13 @@ pub struct RLock {
 
 impl RLock {
     #[inline(always)]
-    fn take(&self, py: Python<'_>, deadline: Option<u64>) -> PyResult<bool> {
+    fn take(&self, deadline: Option<u64>) -> PyResult<bool> {
         let me = identity();
         if self.owner.load(Ordering::Relaxed) == me {
             self.count.fetch_add(1, Ordering::Relaxed);
             return Ok(true);
         }
-        if !self.raw.acquire(py, deadline, false)? {
+        if !self.raw.acquire(deadline, false)? {
             return Ok(false);
         }
         self.owner.store(me, Ordering::Relaxed);
@@ -344,8 +447,8 @@ impl RLock {
     }
 
     /// Takes it again after a condition's wait, whatever happens.
-    pub fn acquire_after_wait(&self, py: Python<'_>, count: u32) -> PyResult<()> {
-        self.raw.acquire(py, Some(NEVER), true)?;
+    pub fn acquire_after_wait(&self, count: u32) -> PyResult<()> {
+        self.raw.acquire(Some(NEVER), true)?;
         self.owner.store(identity(), Ordering::Relaxed);
         self.count.store(count, Ordering::Relaxed);
         Ok(())
@@ -364,8 +467,8 @@ impl RLock {
     }
 
     #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
-    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: f64) -> PyResult<bool> {
-        self.take(py, deadline(blocking.0, Some(timeout))?)
+    fn acquire(&self, blocking: Truth, timeout: f64) -> PyResult<bool> {
+        self.take(deadline(blocking.0, Some(timeout))?)
     }
 
     fn release(&self) -> PyResult<()> {
@@ -383,8 +486,8 @@ impl RLock {
         self.count.load(Ordering::Relaxed) != 0
     }
 
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.take(py, Some(NEVER))
+    fn __enter__(&self) -> PyResult<bool> {
+        self.take(Some(NEVER))
     }
 
     #[pyo3(signature = (_kind, _error, _traceback, /))]
@@ -417,8 +520,8 @@ impl RLock {
         Ok((self.release_for_wait(), owner))
     }
 
-    fn _acquire_restore(&self, py: Python<'_>, state: (u32, usize)) -> PyResult<()> {
-        self.raw.acquire(py, Some(NEVER), true)?;
+    fn _acquire_restore(&self, state: (u32, usize)) -> PyResult<()> {
+        self.raw.acquire(Some(NEVER), true)?;
         self.owner.store(state.1, Ordering::Relaxed);
         self.count.store(state.0, Ordering::Relaxed);
         Ok(())

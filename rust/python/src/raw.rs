@@ -11,6 +11,7 @@ use std::ptr::{null, null_mut};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use crate::errors::{Outcome, Raised};
 use crate::stack::Object;
@@ -93,6 +94,20 @@ impl Definition {
             (name, function)
         };
         module.add(&*name.to_string_lossy(), function)
+    }
+}
+
+impl Definition {
+    /// Adds the function to a class of ours, as a method.
+    pub fn add_to(&'static self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        // SAFETY: the definition is static; the class is a type, whose instances are the only ones
+        // that the descriptor accepts.
+        let (name, method) = unsafe {
+            let name = CStr::from_ptr((*self.0.get()).ml_name);
+            let method = ffi::PyDescr_NewMethod(class.as_type_ptr(), self.0.get());
+            (name, Bound::from_owned_ptr_or_err(class.py(), method)?)
+        };
+        class.setattr(&*name.to_string_lossy(), method)
     }
 }
 

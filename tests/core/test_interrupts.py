@@ -1,0 +1,314 @@
+"""SIGINT raises KeyboardInterrupt in main, wherever it waits, and nowhere else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+Start = Callable[..., subprocess.Popen[str]]
+
+BACKENDS = pytest.mark.parametrize("backend", ["native", "asyncio", "uvloop", "trio"])
+
+HEAD = """
+import faulthandler, sys
+faulthandler.dump_traceback_later(12)
+import aevent
+backend = sys.argv[1]
+options = {}
+if backend == "uvloop":
+    import uvloop
+    backend, options = "asyncio", {"loop_factory": uvloop.new_event_loop}
+aevent.setup(backend)
+import queue, socket, threading, time
+
+def ready():
+    print("ready", flush=True)
+
+def waits():
+    held = threading.Lock()
+    held.acquire()
+    rheld = threading.RLock()
+    other = threading.Thread(target=lambda: (rheld.acquire(), time.sleep(3600)), daemon=True)
+    other.start()
+    time.sleep(0)
+    return {
+        "sleep": lambda: time.sleep(3600),
+        "recv": lambda: socket.socketpair()[0].recv(1),
+        "lock": held.acquire,
+        "lock with timeout": lambda: held.acquire(timeout=3600),
+        "rlock": rheld.acquire,
+        "event": threading.Event().wait,
+        "queue": queue.Queue().get,
+        "join": other.join,
+        "await": lambda: aevent.await_(aevent.sleep_forever()),
+        "offload": lambda: aevent.offload(threading.Event().wait, 2),
+    }
+"""
+
+TAIL = """
+try:
+    aevent.run(main, **options)
+except BaseException as error:
+    print(type(error).__name__, flush=True)
+else:
+    print("returned", flush=True)
+"""
+
+
+def interrupt(start_fresh: Start, body: str, *args: str, delay: float = 0.1) -> list[str]:
+    """Runs it, interrupts it when it is ready, and returns the lines that it printed since."""
+    process = start_fresh(HEAD + body + TAIL, *args)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if line != "ready\n":
+        out, err = process.communicate(timeout=10)
+        pytest.fail(f"{line}{out}\n{err}")
+    # "ready" was printed just before it waits: there is nothing that could tell that it does.
+    time.sleep(delay)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    try:
+        out, err = process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"not interrupted\n{out}\n{err}")
+    assert (err, process.returncode) == ("", 0), out
+    assert time.monotonic() - begin < 3
+    return out.splitlines()
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "sleep",
+        "recv",
+        "lock",
+        "lock with timeout",
+        "rlock",
+        "event",
+        "queue",
+        "join",
+        "await",
+        "offload",
+    ],
+)
+def test_sync_main_parked_in(start_fresh: Start, backend: str, wait: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+def main():
+    call = waits()[sys.argv[2]]
+    try:
+        ready()
+        call()
+    except KeyboardInterrupt:
+        print("raised in main")
+        raise
+    finally:
+        print("finally")
+""",
+        backend,
+        wait,
+    )
+    assert lines == ["raised in main", "finally", "KeyboardInterrupt"]
+
+
+@BACKENDS
+@pytest.mark.parametrize("wait", ["sleep", "lock", "recv", "aevent.sleep", "async_wait", "group"])
+def test_async_main_parked_in(start_fresh: Start, backend: str, wait: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+async def main():
+    wait = sys.argv[2]
+    try:
+        if wait == "aevent.sleep":
+            ready()
+            await aevent.sleep_forever()
+        elif wait == "async_wait":
+            ready()
+            await aevent.Event().async_wait()
+        elif wait == "group":
+            async with aevent.TaskGroup() as group:
+                group.spawn(time.sleep, 3600)
+                group.spawn(aevent.sleep_forever)
+                ready()
+        else:
+            call = waits()[wait]
+            ready()
+            call()
+    finally:
+        print("finally")
+""",
+        backend,
+        wait,
+    )
+    assert lines == ["finally", "KeyboardInterrupt"]
+
+
+@BACKENDS
+def test_it_lands_in_main_while_a_thread_computes(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+stop = False
+
+def compute():
+    try:
+        ready()
+        while not stop:
+            time.sleep(0)
+            end = time.perf_counter() + 0.02
+            while time.perf_counter() < end:
+                pass
+    except BaseException as error:
+        print("in the worker:", type(error).__name__)
+        raise
+
+def main():
+    global stop
+    threading.Thread(target=compute).start()
+    try:
+        time.sleep(3600)
+    finally:
+        stop = True
+        print("finally of main")
+""",
+        backend,
+    )
+    assert lines == ["finally of main", "KeyboardInterrupt"]
+
+
+@BACKENDS
+def test_it_lands_in_main_that_computes_itself(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+def main():
+    try:
+        ready()
+        while True:
+            pass
+    finally:
+        print("finally of main")
+""",
+        backend,
+    )
+    assert lines == ["finally of main", "KeyboardInterrupt"]
+
+
+@BACKENDS
+def test_main_may_catch_it_and_go_on(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+def main():
+    try:
+        ready()
+        time.sleep(3600)
+    except KeyboardInterrupt:
+        print("caught")
+    time.sleep(0.001)
+    left, right = socket.socketpair()
+    right.send(b"x")
+    print(left.recv(1).decode())
+    left.close(), right.close()
+""",
+        backend,
+    )
+    assert lines == ["caught", "x", "returned"]
+
+
+@BACKENDS
+def test_a_handler_of_the_program_is_left_alone(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+import signal
+
+def main():
+    got = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: got.set())
+    ready()
+    got.wait()
+    print("handled")
+""",
+        backend,
+    )
+    assert lines == ["handled", "returned"]
+
+
+@BACKENDS
+def test_a_handler_that_raises_ends_main_also_in_a_wait(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+import signal
+
+class Stop(Exception):
+    pass
+
+def stop(*_):
+    raise Stop
+
+def main():
+    signal.signal(signal.SIGINT, stop)
+    try:
+        ready()
+        time.sleep(3600)
+    except Stop:
+        print("stopped")
+""",
+        backend,
+    )
+    assert lines == ["stopped", "returned"]
+
+
+@BACKENDS
+def test_daemons_are_cancelled_after_it(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+def worker():
+    try:
+        time.sleep(3600)
+    finally:
+        print("finally of the daemon")
+
+def main():
+    threading.Thread(target=worker, daemon=True).start()
+    time.sleep(0.001)
+    ready()
+    time.sleep(3600)
+""",
+        backend,
+    )
+    assert lines == ["finally of the daemon", "KeyboardInterrupt"]
+
+
+@BACKENDS
+def test_the_handler_is_the_default_again_after_run(start_fresh: Start, backend: str) -> None:
+    lines = interrupt(
+        start_fresh,
+        """
+import signal
+
+def main():
+    ready()
+    try:
+        time.sleep(3600)
+    except KeyboardInterrupt:
+        pass
+
+import atexit
+atexit.register(lambda: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler))
+""",
+        backend,
+    )
+    assert lines == ["returned", "True"]
