@@ -166,8 +166,13 @@ class TaskGroup:
             children.fail(error)
         # The children are in scopes of their own below the group's, so whatever cancels the group
         # reaches them without us; what is left to do is to wait.
-        with CancelScope(shield=True):
-            await wait(children.wait_empty())
+        while children.pending:
+            try:
+                with CancelScope(shield=True):
+                    await wait(children.wait_empty())
+            except BaseException as interrupt:
+                # A signal handler's exception: it ends the group, but not before its children.
+                children.fail(interrupt)
         errors = children.take_errors()
         if cancelled is None:
             try:

@@ -1,8 +1,8 @@
 """The tests here run on each backend. Those without arguments run in a task of a patched process.
 
-That process is a fresh interpreter, one for each file and backend, which is patched before it imports
-the file. pytest's own process never is. Tests with arguments run in pytest's process and start
-interpreters of their own.
+That process is a fresh interpreter, one for each file and backend, which is patched before it
+imports the file. pytest's own process need not be. Tests with arguments run in pytest's process and
+start interpreters of their own.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import IO, Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("worker.py")
 
 
 class Worker:
     """A patched process that runs the tests of one file."""
 
     def __init__(self, path: Path, backend: str) -> None:
-        self.errors: IO[str] = tempfile.TemporaryFile("w+")
+        self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(Path(__file__).with_name("worker.py"))]
-            + [str(path), backend],
+            [sys.executable, "-W", "error", str(WORKER), str(path), backend],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

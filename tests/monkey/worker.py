@@ -1,7 +1,7 @@
 """Runs tests of one file in tasks of this process, which is patched first: see `conftest`.
 
-Arguments: the file and the backend. Reads names of tests, one a line, and answers each with a line of
-JSON: what went wrong, or null.
+Arguments: the file and the backend. Reads names of tests, one a line, and answers each with a line
+of JSON: what went wrong, or null.
 """
 
 from __future__ import annotations

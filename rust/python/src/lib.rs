@@ -50,6 +50,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Its own name is that of the type it stands for, `lock`.
     module.add("Lock", py.get_type::<lock::Lock>())?;
     lock::add_methods(module)?;
+    simple_queue::add_methods(module)?;
     module.add_class::<lock::RLock>()?;
     module.add_class::<portal::Portal>()?;
     module.add_class::<semaphore::Semaphore>()?;

@@ -8,6 +8,7 @@ use std::cell::UnsafeCell;
 use std::ffi::CStr;
 use std::os::raw::c_int;
 use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -108,6 +109,56 @@ impl Definition {
             (name, Bound::from_owned_ptr_or_err(class.py(), method)?)
         };
         class.setattr(&*name.to_string_lossy(), method)
+    }
+}
+
+/// A method of pyo3's that takes the calls which a faster one of the same name passes on.
+pub struct Parsed(OnceLock<Py<PyAny>>);
+
+impl Parsed {
+    /// Not known yet.
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// Remembers the method `name`, before it is replaced in the class.
+    pub fn remember(&self, class: &Bound<'_, PyType>, name: &str) -> PyResult<()> {
+        let method = class.getattr(name)?.unbind();
+        let _ = self.0.set(method);
+        Ok(())
+    }
+
+    /// Calls it with the arguments that its replacement got.
+    ///
+    /// # Safety
+    /// They are what the interpreter passed to a method that takes them this way.
+    #[inline(never)]
+    pub unsafe fn call(
+        &self,
+        this: Object,
+        args: *const Object,
+        nargs: isize,
+        names: Object,
+    ) -> Object {
+        let Some(method) = self.0.get() else {
+            return null_mut();
+        };
+        let named = if names.is_null() {
+            0
+        } else {
+            // SAFETY: the names are a tuple.
+            unsafe { ffi::PyTuple_Size(names) }
+        };
+        let mut all = Vec::with_capacity(1 + (nargs + named) as usize);
+        all.push(this);
+        for index in 0..nargs + named {
+            // SAFETY: there are so many arguments, borrowed from the caller.
+            all.push(unsafe { *args.offset(index) });
+        }
+        // SAFETY: valid objects; as many names as named arguments follow the `nargs` and `this`.
+        unsafe {
+            ffi::PyObject_Vectorcall(method.as_ptr(), all.as_ptr(), (nargs + 1) as usize, names)
+        }
     }
 }
 

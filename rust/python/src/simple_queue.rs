@@ -16,9 +16,12 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::errors::Raised;
 use crate::event;
 use crate::lock;
+use crate::raw::{self, Definition, Parsed};
 use crate::semaphore::{self, PermitWait, Truth};
+use crate::stack::Object;
 use crate::wait::Wait;
 
 /// `_queue.Empty`. Filled by the first queue.
@@ -87,6 +90,64 @@ impl SimpleQueue {
         }
         Err(empty())
     }
+}
+
+static PUT: Parsed = Parsed::new();
+static GET: Parsed = Parsed::new();
+
+/// The methods that are called most, without parsing in between; see `raw`.
+pub fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    static METHODS: [Definition; 2] = [
+        Definition::keywords(c"put", put),
+        Definition::keywords(c"get", get),
+    ];
+    let class = module.py().get_type::<SimpleQueue>();
+    PUT.remember(&class, "put")?;
+    GET.remember(&class, "get")?;
+    METHODS.iter().try_for_each(|method| method.add_to(&class))
+}
+
+/// The queue that a method was called on.
+///
+/// # Safety
+/// `this` is what the interpreter passes to a method of `SimpleQueue`.
+#[inline(always)]
+unsafe fn queue_of<'a>(this: Object) -> &'a SimpleQueue {
+    // SAFETY: the method's descriptor has checked the type; the caller of the method keeps the
+    // object alive during the call, and the class is frozen.
+    unsafe {
+        let queue = Borrowed::from_ptr(Python::assume_attached(), this);
+        &*std::ptr::from_ref(queue.cast_unchecked::<SimpleQueue>().get())
+    }
+}
+
+unsafe extern "C" fn put(this: Object, args: *const Object, nargs: isize, names: Object) -> Object {
+    if nargs != 1 || !names.is_null() {
+        // SAFETY: passed on as they came.
+        return unsafe { PUT.call(this, args, nargs, names) };
+    }
+    // SAFETY: called by the interpreter on a queue, with one argument.
+    unsafe {
+        let py = Python::assume_attached();
+        queue_of(this).push(Borrowed::from_ptr(py, *args).to_owned().unbind());
+    }
+    raw::none()
+}
+
+unsafe extern "C" fn get(this: Object, args: *const Object, nargs: isize, names: Object) -> Object {
+    if nargs != 0 || !names.is_null() {
+        // SAFETY: passed on as they came.
+        return unsafe { GET.call(this, args, nargs, names) };
+    }
+    // SAFETY: called by the interpreter on a queue.
+    let (py, queue) = unsafe { (Python::assume_attached(), queue_of(this)) };
+    if !queue.permits.try_acquire() {
+        match semaphore::wait_for_permit(py, &queue.permits, NEVER) {
+            Ok(_) => {}
+            Err(error) => return raw::give(Err(error.into())),
+        }
+    }
+    raw::give(queue.pop().map(Py::into_ptr).map_err(Raised::from))
 }
 
 #[cold]

@@ -845,6 +845,11 @@ pub fn socket_connect<'py>(
             return Err(errors::os_error(py, self::errno()));
         }
         if error != 0 {
+            if socket.timeout() < 0 {
+                // Linux takes the next `connect` for a question about this one, and only then is
+                // ready for another attempt. Who made a blocking call does not know of that.
+                let _ = call_without_blocking(socket, sock, method, &args, None);
+            }
             return Ok(error);
         }
         // Woken for no reason? Then it is not connected yet.

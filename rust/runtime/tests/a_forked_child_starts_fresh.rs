@@ -65,6 +65,9 @@ fn a_scheduler() -> (Arc<Scheduler<Name>>, i32) {
 }
 
 fn main() {
+    if cfg!(miri) {
+        return;
+    }
     forked(
         "a wait queue forgets the parent's waiters",
         a_wait_queue(),

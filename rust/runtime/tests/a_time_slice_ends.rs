@@ -1,4 +1,6 @@
 //! After a time slice, or enough tasks, or a letter, the scheduler says that a look is due.
+// It makes system calls that miri does not know.
+#![cfg(not(miri))]
 
 mod support;
 

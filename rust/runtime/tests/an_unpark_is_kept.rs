@@ -1,4 +1,6 @@
 //! Parking follows `std::thread::park`: an unpark that comes first is kept, and one is kept at most.
+// It makes system calls that miri does not know.
+#![cfg(not(miri))]
 
 mod support;
 

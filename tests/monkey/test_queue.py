@@ -1,0 +1,126 @@
+"""`queue`."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import aevent
+
+KINDS: tuple[Any, ...] = (queue.Queue, queue.LifoQueue, queue.PriorityQueue, queue.SimpleQueue)
+
+
+def test_a_getter_waits_for_a_putter() -> None:
+    for kind in KINDS:
+        items = kind()
+        threading.Timer(0.001, items.put, ("x",)).start()
+        assert items.get(timeout=5) == "x"
+        threading.Timer(0.001, items.put, ("y",)).start()
+        assert items.get() == "y"
+
+
+def test_a_putter_waits_for_room() -> None:
+    for kind in (queue.Queue, queue.LifoQueue, queue.PriorityQueue):
+        items: queue.Queue[int] = kind(1)
+        items.put(1)
+        threading.Timer(0.001, items.get).start()
+        items.put(2, timeout=5)
+        assert items.full()
+        with pytest.raises(queue.Full):
+            items.put(3, timeout=0.001)
+        with pytest.raises(queue.Full):
+            items.put_nowait(3)
+
+
+def test_order_of_each_kind() -> None:
+    for kind, expected in zip(KINDS, ([2, 1, 3], [3, 1, 2], [1, 2, 3], [2, 1, 3]), strict=True):
+        items = kind()
+        for item in (2, 1, 3):
+            items.put(item)
+        assert items.qsize() == 3
+        assert [items.get() for _ in range(3)] == expected
+        assert items.empty()
+
+
+def test_errors_of_get() -> None:
+    for kind in KINDS:
+        items = kind()
+        for options in ({"block": False}, {"timeout": 0.001}, {"timeout": 0}):
+            with pytest.raises(queue.Empty):
+                items.get(**options)
+        with pytest.raises(queue.Empty):
+            items.get_nowait()
+        with pytest.raises(ValueError, match="'timeout' must be a non-negative number"):
+            items.get(timeout=-1)
+
+
+def test_join_waits_for_task_done() -> None:
+    items: queue.Queue[int] = queue.Queue()
+    done: list[int] = []
+
+    def work() -> None:
+        while True:
+            item = items.get()
+            time.sleep(0.001)
+            done.append(item)
+            items.task_done()
+
+    threading.Thread(target=work, daemon=True).start()
+    for item in range(3):
+        items.put(item)
+    items.join()
+    assert done == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"task_done\(\) called too many times"):
+        items.task_done()
+
+
+def test_every_kind_serves_real_threads_and_tasks_at_once() -> None:
+    real = threading.Thread._aevent_orig  # type: ignore[attr-defined]
+    for kind in KINDS:
+        to_real, to_green = kind(), kind()
+
+        def echo(source: Any = to_real, target: Any = to_green) -> None:
+            for _ in range(10):
+                target.put(source.get(timeout=5) + 1)
+
+        thread = real(target=echo)
+        thread.start()
+        for number in range(10):
+            to_real.put(number)
+            assert to_green.get(timeout=5) == number + 1
+        thread.join()
+
+
+def test_a_queue_of_before_setup_waits_in_the_task() -> None:
+    """Its locks and conditions are the originals'."""
+    items: queue.Queue[str] = queue.Queue()
+    items.mutex = threading.Lock._aevent_orig()  # type: ignore[attr-defined]
+    condition = threading.Condition._aevent_orig  # type: ignore[attr-defined]
+    items.not_empty = condition(items.mutex)
+    items.not_full = condition(items.mutex)
+    threading.Timer(0.001, items.put, ("x",)).start()
+    assert items.get(timeout=5) == "x"
+
+
+def test_simple_queue_is_subclassed_and_iterated_by_type() -> None:
+    class Mine(queue.SimpleQueue[int]):
+        def __init__(self, first: int) -> None:
+            super().__init__()
+            self.put(first)
+
+    assert Mine(3).get() == 3
+    assert str(queue.SimpleQueue[int]).endswith("SimpleQueue[int]")
+
+
+def test_a_deadline_ends_a_get() -> None:
+    for kind in KINDS:
+        items = kind()
+        with aevent.move_on_after(0.001) as scope:
+            items.get()
+        assert scope.cancelled_caught
+        items.put(1)
+        assert items.get_nowait() == 1
