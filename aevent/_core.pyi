@@ -15,7 +15,7 @@ import _socket
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from types import GenericAlias, TracebackType
+from types import GenericAlias, ModuleType, TracebackType
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, final
 
 from typing_extensions import Buffer, Self, disjoint_base
@@ -56,6 +56,7 @@ __all__ = [
     "loop_fd",
     "makes_coroutine",
     "offload",
+    "queue_methods",
     "replace_coroutine",
     "replace_native",
     "run_native",
@@ -781,6 +782,13 @@ def socket_send(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> int:
 
 def socket_sendall(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> None:
     """`socket.sendall` in a task. The timeout is for the whole."""
+
+def queue_methods(module: ModuleType) -> dict[str, Any]:
+    """The methods that `queue.Queue` is given: `put` and `get`, for tasks and OS threads alike.
+
+    They do what the original ones do, and call those for queues that are not as `queue`'s own
+    `__init__` and hooks make them. Empty if something else has replaced the originals already.
+    """
 
 def socket_call(
     method: Callable[..., _T],

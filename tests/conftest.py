@@ -6,6 +6,7 @@ import _thread
 import faulthandler
 import functools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pytest
 #: Seconds for one test. Then every stack is written out and the run ends: a hang has no other end.
 TIMEOUT = 20.0
 #: Seconds for a fresh interpreter, which has to start and import first.
-FRESH_TIMEOUT = 15.0
+FRESH_TIMEOUT = 10.0
 ROOT = Path(__file__).parents[1]
 
 _stderr = pytest.StashKey[int]()
@@ -92,6 +93,8 @@ def start_fresh(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]
             stderr=subprocess.PIPE,
             text=True,
             env=_environment(env or {}),
+            # A process group of its own: its children hold its pipes, and must end with it.
+            start_new_session=True,
             **options,
         )
         started.append(process)
@@ -99,9 +102,16 @@ def start_fresh(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
+        _kill(process)
         process.communicate()
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kills a script and the children that it may have left."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 @pytest.fixture
@@ -119,7 +129,7 @@ def fresh(
         try:
             out, err = process.communicate(timeout=FRESH_TIMEOUT)
         except subprocess.TimeoutExpired:
-            process.kill()
+            _kill(process)
             out, err = process.communicate()
             pytest.fail(f"the script hangs\n--- stdout\n{out}\n--- stderr\n{err}")
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -59,6 +59,7 @@ def always(owner: ModuleType | type, name: str, new: Any) -> None:
     original = getattr(owner, name)
     if isinstance(new, _core.PatchedMethod):
         new.__wrapped__ = new._aevent_orig = original
+        new.__doc__ = original.__doc__
     else:
         _describe(new, original, name, owner)
     _set(owner, name, original, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _queue
 import queue
 from collections.abc import Callable
 from typing import Any
@@ -78,7 +79,15 @@ async def _async_join(self: queue.Queue[Any]) -> None:
 
 
 def patch() -> None:
+    # It is there that `pickle` looks for it.
+    patcher.hybrid(_queue, "SimpleQueue", _core.SimpleQueue)
     patcher.hybrid(queue, "SimpleQueue", _core.SimpleQueue)
+    methods = _core.queue_methods(queue)
+    for name in ("Queue", "LifoQueue", "PriorityQueue"):
+        patcher.keep_in(patcher.in_place(queue, name), *methods)
+    for name, method in methods.items():
+        # Not `always`: a builtin method cannot be given attributes. The classes have them.
+        patcher._set(queue.Queue, name, getattr(queue.Queue, name), method)
     for name, function in (
         ("async_get", _async_get),
         ("async_put", _async_put),

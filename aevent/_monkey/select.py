@@ -99,6 +99,9 @@ def select_(
     return ready
 
 
+select_.__name__ = select_.__qualname__ = "select"
+
+
 class _Poll:
     """`select.poll()` objects: the original's, plus the list of what is registered."""
 

@@ -116,7 +116,7 @@ def test_await_nests_with_sync_code(run: Run) -> None:
 def test_await_of_what_is_no_awaitable_is_a_type_error(run: Run) -> None:
     def check() -> None:
         with pytest.raises(TypeError, match=r"await_\(\) expects an awaitable, not 5"):
-            aevent.await_(5)  # type: ignore[type-var]
+            aevent.await_(5)  # type: ignore[arg-type]
 
     in_each_kind_of_task(run, check)
 

@@ -125,7 +125,9 @@ def connect(stack: ExitStack) -> Callable[[], object]:
 def lock_acquire(stack: ExitStack) -> Callable[[], object]:
     lock = threading.Lock()
     lock.acquire()
-    stack.callback(lambda: (lock.release(), _is_free(lock)))
+    # Called in the reverse order.
+    stack.callback(_is_free, lock)
+    stack.callback(lock.release)
     return lambda: lock.acquire()
 
 
@@ -133,7 +135,9 @@ def lock_acquire(stack: ExitStack) -> Callable[[], object]:
 def lock_acquire_with_timeout(stack: ExitStack) -> Callable[[], object]:
     lock = threading.Lock()
     lock.acquire()
-    stack.callback(lambda: (lock.release(), _is_free(lock)))
+    # Called in the reverse order.
+    stack.callback(_is_free, lock)
+    stack.callback(lock.release)
     return lambda: lock.acquire(timeout=3600)
 
 
@@ -141,7 +145,9 @@ def lock_acquire_with_timeout(stack: ExitStack) -> Callable[[], object]:
 def lock_with(stack: ExitStack) -> Callable[[], object]:
     lock = threading.Lock()
     lock.acquire()
-    stack.callback(lambda: (lock.release(), _is_free(lock)))
+    # Called in the reverse order.
+    stack.callback(_is_free, lock)
+    stack.callback(lock.release)
 
     def call() -> None:
         with lock:
@@ -154,14 +160,18 @@ def lock_with(stack: ExitStack) -> Callable[[], object]:
 def rlock_acquire(stack: ExitStack) -> Callable[[], object]:
     lock = threading.RLock()
     lock.acquire()
-    stack.callback(lambda: (lock.release(), _is_free(lock)))
+    # Called in the reverse order.
+    stack.callback(_is_free, lock)
+    stack.callback(lock.release)
     return lambda: lock.acquire()
 
 
 @blocks
 def semaphore_acquire(stack: ExitStack) -> Callable[[], object]:
     semaphore = threading.Semaphore(0)
-    stack.callback(lambda: (semaphore.release(), _is_free(semaphore)))
+    # Called in the reverse order.
+    stack.callback(_is_free, semaphore)
+    stack.callback(semaphore.release)
     return lambda: semaphore.acquire()
 
 
@@ -177,7 +187,7 @@ def event_wait_with_timeout(stack: ExitStack) -> Callable[[], object]:
 
 
 def _condition_call(stack: ExitStack, condition: threading.Condition) -> Callable[[], object]:
-    stack.callback(lambda: _is_free(condition))
+    stack.callback(_is_free, condition)
 
     def call() -> None:
         with condition:
@@ -203,7 +213,7 @@ def condition_wait_with_lock(stack: ExitStack) -> Callable[[], object]:
 @blocks
 def condition_wait_for(stack: ExitStack) -> Callable[[], object]:
     condition = threading.Condition()
-    stack.callback(lambda: _is_free(condition))
+    stack.callback(_is_free, condition)
 
     def call() -> None:
         with condition:
@@ -220,7 +230,7 @@ def barrier_wait(stack: ExitStack) -> Callable[[], object]:
 @blocks
 def queue_get(stack: ExitStack) -> Callable[[], object]:
     items: queue.Queue[int] = queue.Queue()
-    stack.callback(lambda: (items.put(1), items.get_nowait()))
+    stack.callback(_is_intact, items)
     return items.get
 
 
@@ -234,7 +244,8 @@ def queue_get_with_timeout(stack: ExitStack) -> Callable[[], object]:
 def queue_put(stack: ExitStack) -> Callable[[], object]:
     items: queue.Queue[int] = queue.Queue(1)
     items.put(1)
-    stack.callback(lambda: (items.get_nowait(), _is_empty(items)))
+    stack.callback(_is_empty, items)
+    stack.callback(items.get_nowait)
     return lambda: items.put(2)
 
 
@@ -248,7 +259,7 @@ def queue_join(stack: ExitStack) -> Callable[[], object]:
 @blocks
 def simple_queue_get(stack: ExitStack) -> Callable[[], object]:
     items: queue.SimpleQueue[int] = queue.SimpleQueue()
-    stack.callback(lambda: (items.put(1), items.get_nowait()))
+    stack.callback(_is_intact, items)
     return items.get
 
 
@@ -267,7 +278,8 @@ def system_thread_join(stack: ExitStack) -> Callable[[], object]:
     event = threading.Event()
     thread = threading.Thread(target=event.wait)
     thread.start()
-    stack.callback(lambda: (event.set(), thread.join()))
+    stack.callback(thread.join)
+    stack.callback(event.set)
     return thread.join
 
 
@@ -340,6 +352,11 @@ def _is_free(lock: Any) -> None:
 
 def _is_empty(items: queue.Queue[Any]) -> None:
     assert items.empty(), "the cancelled call has put its item"
+
+
+def _is_intact(items: Any) -> None:
+    items.put(1)
+    assert items.get_nowait() == 1, "the cancelled call has taken an item"
 
 
 class Body:
@@ -458,9 +475,11 @@ def test_a_second_wait_of_cancelled_code_raises_again(run: Run, settle: Settle) 
         lock = threading.Lock()
         lock.acquire()
         with left, right:
-            for call in (time.sleep, left.recv, threading.Event().wait, lock.acquire):
+            calls: list[Callable[[Any], Any]]
+            calls = [time.sleep, left.recv, threading.Event().wait, lock.acquire]
+            for call in calls:
                 try:
-                    call(1)  # type: ignore[operator]
+                    call(1)
                 except aevent.Cancelled:
                     found.append(call.__name__)
         time.sleep(0)

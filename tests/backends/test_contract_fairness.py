@@ -124,7 +124,7 @@ def test_a_task_whose_calls_need_not_wait_does_not_starve_others(
                     others.wait_for_turns(step)
                 finally:
                     group.cancel_scope.cancel()
-                    for cell in step.__closure__ or ():  # type: ignore[attr-defined]
+                    for cell in step.__closure__ or ():
                         if isinstance(cell.cell_contents, socket.socket):
                             cell.cell_contents.close()
 

@@ -246,9 +246,7 @@ def test_deadline_expiring_during_shield_is_delivered_after(
     code(body)
 
 
-def test_the_outer_scope_catches_what_it_caused(
-    code: Code, wait: Callable[[float], None]
-) -> None:
+def test_the_outer_scope_catches_what_it_caused(code: Code, wait: Callable[[float], None]) -> None:
     def body() -> None:
         with aevent.CancelScope() as outer:
             with aevent.CancelScope() as inner:
@@ -318,7 +316,7 @@ def test_the_scope_of_a_child_cannot_be_entered(run: Run) -> None:
     async def main() -> None:
         async with aevent.TaskGroup() as group:
             for fn in (time.sleep, aevent.sleep):
-                scope = group.spawn(fn, 0)  # type: ignore[arg-type]
+                scope = group.spawn(fn, 0)
                 with pytest.raises(RuntimeError, match="entered once only"):
                     scope.__enter__()
 
@@ -478,7 +476,7 @@ def test_async_waits_are_checkpoints_even_if_they_need_not_wait(run: Run) -> Non
     async def main() -> None:
         event, lock, semaphore = aevent.Event(), aevent.Lock(), aevent.Semaphore(1)
         event.set()
-        queue = aevent.SimpleQueue()
+        queue: Any = aevent.SimpleQueue()
         queue.put(1)
         for wait in (
             event.async_wait,

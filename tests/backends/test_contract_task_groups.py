@@ -101,9 +101,9 @@ def test_spawn_starts_nothing_before_the_caller_waits(run: Run) -> None:
 def test_spawn_can_be_awaited_and_gives_the_scope(run: Run) -> None:
     async def main() -> None:
         async with aevent.TaskGroup() as group:
-            scope = await group.spawn(time.sleep, 3600)  # type: ignore[misc]
+            scope = await group.spawn(time.sleep, 3600)
             assert isinstance(scope, aevent.CancelScope)
-            other = await group.spawn(aevent.sleep_forever)  # type: ignore[misc]
+            other = await group.spawn(aevent.sleep_forever)
             scope.cancel()
             other.cancel()
         assert not group.cancel_scope.cancel_called
@@ -381,9 +381,7 @@ def test_spawn_in_a_group_that_was_left_is_an_error(run: Run, fn: Callable[..., 
 
 
 @pytest.mark.parametrize("fn", [time.sleep, aevent.sleep], ids=["sync", "async"])
-def test_spawn_in_a_group_that_is_not_entered_is_an_error(
-    run: Run, fn: Callable[..., Any]
-) -> None:
+def test_spawn_in_a_group_that_is_not_entered_is_an_error(run: Run, fn: Callable[..., Any]) -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match="not entered"):
             aevent.TaskGroup().spawn(fn, 0)

@@ -124,16 +124,16 @@ def program():
         items = queue.Queue()
 
         def echo():
-            right.sendall(left.recv(10))
+            right.sendall(right.recv(10))
             items.put("item")
 
-        thread = threading.Thread(target=echo)
-        thread.start()
-        right.sendall(b"hello")
-        assert items.get() == "item"
-        assert right is not None
-        thread.join()
-        assert left.recv(10) if False else True
+        with left, right:
+            thread = threading.Thread(target=echo)
+            thread.start()
+            left.sendall(b"hello")
+            assert items.get() == "item"
+            thread.join()
+            assert left.recv(10) == b"hello"
         log(threading.Event().wait(0.001))
 
     in_child(child)
@@ -211,6 +211,7 @@ def main():
         a, b = socket.socketpair()
         threading.Thread(target=a.send, args=(b"x",)).start()
         log(b.recv(1))
+        a.close(), b.close()
 
     in_child(child)
     time.sleep(0.005)

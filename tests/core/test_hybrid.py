@@ -159,7 +159,12 @@ def test_an_event_set_by_an_os_thread_wakes_tasks(run: Run, system_threads: Syst
     async def main() -> None:
         for _ in range(50):
             event, answer = aevent.Event(), aevent.Event()
-            system_threads.start(lambda: (event.set(), answer.wait()))  # noqa: B023
+
+            def set_and_wait(event: aevent.Event = event, answer: aevent.Event = answer) -> None:
+                event.set()
+                answer.wait()
+
+            system_threads.start(set_and_wait)
             async with aevent.TaskGroup() as group:
                 group.spawn(event.wait)
                 await event.async_wait()
@@ -429,17 +434,17 @@ def test_no_item_and_no_wake_up_is_lost_when_cancellation_races(
     run: Run, system_threads: SystemThreads, make: Callable[[], Any], seed: int
 ) -> None:
     items = make()
-    taken: list[int] = []
+    taken: list[int | None] = []
 
     def get(chance: Iterator[float]) -> None:
-        item = 0
+        item: int | None = 0
         while item is not None:
             with aevent.move_on_after(next(chance) * 0.0005):
                 item = items.get()
                 taken.append(item)
 
     async def get_async(chance: Iterator[float]) -> None:
-        item = 0
+        item: int | None = 0
         while item is not None:
             with aevent.move_on_after(next(chance) * 0.0005):
                 item = await items.async_get()

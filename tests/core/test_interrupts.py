@@ -32,6 +32,8 @@ if sys.version_info < (3, 11):
 def ready():
     print("ready", flush=True)
 
+left, right = socket.socketpair()
+
 def waits():
     held = threading.Lock()
     held.acquire()
@@ -39,10 +41,9 @@ def waits():
     other = threading.Thread(target=lambda: (rheld.acquire(), time.sleep(3600)), daemon=True)
     other.start()
     time.sleep(0)
-    left, right = socket.socketpair()
     return {
         "sleep": lambda: time.sleep(3600),
-        "recv": lambda: (left.recv(1), right),
+        "recv": lambda: left.recv(1),
         "lock": held.acquire,
         "lock with timeout": lambda: held.acquire(timeout=3600),
         "rlock": rheld.acquire,
@@ -61,6 +62,8 @@ except BaseException as error:
     print(type(error).__name__, flush=True)
 else:
     print("returned", flush=True)
+left.close()
+right.close()
 """
 
 
@@ -250,10 +253,8 @@ def main():
     except KeyboardInterrupt:
         print("caught")
     time.sleep(0.001)
-    left, right = socket.socketpair()
     right.send(b"x")
     print(left.recv(1).decode())
-    left.close(), right.close()
 """,
         backend,
     )

@@ -169,9 +169,9 @@ def test_blocking_under_native_for_a_lock_of_ones_own_thread_is_refused(run: Run
         thread.start()
         held.wait()
         with aevent.native():
-            with pytest.raises(RuntimeError, match="deadlock|never"):
+            with pytest.raises(RuntimeError, match=r"deadlock|never"):
                 lock.acquire()
-            with pytest.raises(RuntimeError, match="deadlock|never"):
+            with pytest.raises(RuntimeError, match=r"deadlock|never"):
                 with lock:
                     pass
             assert lock.acquire(blocking=False) is False
@@ -189,7 +189,7 @@ def test_joining_a_green_thread_of_ones_own_loop_under_native_is_refused(run: Ru
         thread = threading.Thread(target=time.sleep, args=(0.001,))
         thread.start()
         with aevent.native():
-            with pytest.raises(RuntimeError, match="deadlock|never"):
+            with pytest.raises(RuntimeError, match=r"deadlock|never"):
                 thread.join()
         thread.join()
 

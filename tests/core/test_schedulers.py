@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-import aevent
-
 Run = Callable[..., Any]
 Fresh = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -42,9 +42,12 @@ class Worker:
     def run(self, name: str) -> str | None:
         """What went wrong, if anything."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(name + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        try:
+            self.process.stdin.write(name + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if answer:
             wrong: str | None = json.loads(answer)
             return wrong
@@ -54,7 +57,10 @@ class Worker:
 
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
@@ -86,7 +92,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
     params: dict[str, Any] = pyfuncitem.callspec.params
     key = pyfuncitem.path, params["backend"]
     worker = _workers.get(key)
-    if worker is None or not worker.is_alive():
+    if worker is not None and not worker.is_alive():
+        worker.close()
+        worker = None
+    if worker is None:
         worker = _workers[key] = Worker(*key)
     wrong = worker.run(pyfuncitem.originalname)
     if wrong is not None:

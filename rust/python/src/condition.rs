@@ -12,6 +12,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::lock::{Lock, RLock};
+use crate::stack::Object;
 use crate::wait::{self, Pollable, Wait};
 
 /// See `_core.pyi`.
@@ -48,6 +49,18 @@ impl Pollable for NotifiedWait {
 }
 
 impl Condition {
+    /// The underlying lock. Borrowed.
+    #[inline(always)]
+    pub fn lock_object(&self) -> Object {
+        self.lock.as_ptr()
+    }
+
+    /// Those who wait.
+    #[inline(always)]
+    pub fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+
     fn let_go(&self, py: Python<'_>) -> PyResult<Released> {
         let lock = self.lock.bind(py);
         if let Ok(lock) = lock.cast_exact::<RLock>() {

@@ -21,6 +21,7 @@ mod patched;
 mod poll;
 mod portal;
 mod python_thread;
+mod queue;
 mod raw;
 mod run_loop;
 mod semaphore;
@@ -72,6 +73,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
     module.add_function(wrap_pyfunction!(python_thread::set_thread_hooks, module)?)?;
+    module.add_function(wrap_pyfunction!(queue::queue_methods, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_call, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_closing, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_connect, module)?)?;

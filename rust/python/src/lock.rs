@@ -183,6 +183,12 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Takes it if it is free.
+    #[inline(always)]
+    pub fn try_acquire(&self) -> bool {
+        self.raw.try_acquire()
+    }
+
     /// Releases it for a condition's wait. False if it is not held.
     pub fn release_for_wait(&self) -> bool {
         self.raw.release()
@@ -195,6 +201,7 @@ impl Lock {
     }
 
     /// Whether anybody holds it.
+    #[inline(always)]
     pub fn is_held(&self) -> bool {
         self.raw.lock.is_locked()
     }

@@ -261,8 +261,14 @@ fn breathe(py: Python<'_>) -> Outcome<()> {
     }
 }
 
-fn no_wait(socket: Socket) -> bool {
-    socket.timeout() == 0
+/// Whether a call with these flags waits for nothing. `MSG_DONTWAIT` counts for a blocking socket
+/// only: one with a timeout waits in spite of it, as it does in CPython.
+#[inline(always)]
+fn no_wait(socket: Socket, flags: i32) -> bool {
+    match socket.timeout() {
+        0 => true,
+        timeout => timeout < 0 && flags & libc::MSG_DONTWAIT != 0,
+    }
 }
 
 /// `socket.recv` in a task.
@@ -400,7 +406,7 @@ fn receive(
     flags: i32,
     mut call: impl FnMut(RawFd, i32) -> isize,
 ) -> Outcome<usize> {
-    if no_wait(socket) {
+    if no_wait(socket, flags) {
         // Non-blocking by the user's wish: no parking.
         let result = call(socket.fd(), flags | libc::MSG_DONTWAIT);
         if result < 0 {
@@ -522,7 +528,7 @@ fn receive_into(
 ) -> Outcome<usize> {
     // SAFETY: the caller of ours keeps the buffer alive.
     let buffer = unsafe { Borrowed::from_ptr(py, buffer) };
-    let mut view = View::get(&buffer, ffi::PyBUF_WRITABLE)?;
+    let mut view = View::get_writable(&buffer)?;
     if nbytes < 0 {
         return Err(PyValueError::new_err("negative buffersize in recv_into").into());
     }
@@ -555,6 +561,18 @@ impl View {
             return Err(error);
         }
         Ok(view)
+    }
+
+    /// Refuses what cannot be written to in the words of CPython's argument parser.
+    fn get_writable(object: &Bound<'_, PyAny>) -> PyResult<Box<Self>> {
+        Self::get(object, ffi::PyBUF_WRITABLE).map_err(|_| {
+            let kind = object.get_type();
+            PyTypeError::new_err(format!(
+                "recv_into() argument 1 must be read-write bytes-like object, not {}",
+                kind.name()
+                    .map_or_else(|_| "object".into(), |name| name.to_string())
+            ))
+        })
     }
 
     fn len(&self) -> usize {
@@ -599,7 +617,7 @@ pub fn socket_send(
 ) -> PyResult<usize> {
     let socket = Socket::of(sock)?;
     let mut view = View::get(data, ffi::PyBUF_SIMPLE)?;
-    if no_wait(socket) {
+    if no_wait(socket, flags) {
         let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the view keeps the data in place.
         let result = unsafe { libc::send(socket.fd(), view.pointer(), view.len(), flags) };
@@ -683,7 +701,7 @@ fn send_whole(
     loop {
         // SAFETY: `sent` is at most `size`; the caller keeps the data in place.
         let rest = unsafe { data.add(sent) };
-        if no_wait(socket) {
+        if no_wait(socket, flags) {
             let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: as above.
             let result = unsafe { libc::send(socket.fd(), rest.cast(), size - sent, flags) };
@@ -761,7 +779,7 @@ pub fn socket_call<'py>(
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let socket = Socket::of(sock)?;
-    if no_wait(socket) || socket.fd() < 0 {
+    if no_wait(socket, 0) || socket.fd() < 0 {
         let mut all: Vec<Bound<'py, PyAny>> = vec![sock.clone()];
         all.extend(args.iter());
         return method.call(PyTuple::new(py, all)?, kwargs);
@@ -814,7 +832,7 @@ pub fn socket_connect<'py>(
         return Err(error);
     }
     let number: i32 = errno.extract()?;
-    if no_wait(socket) || !matches!(number, libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) {
+    if no_wait(socket, 0) || !matches!(number, libc::EINPROGRESS | libc::EAGAIN | libc::EINTR) {
         // Also a name look-up's error, which has a number of its own.
         return Err(error);
     }
