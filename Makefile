@@ -90,7 +90,7 @@ test-rust:  ## the scheduler's own tests, and loom's exploration of what threads
 	$(CARGO) test -p aevent-runtime
 	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUSTFLAGS="--cfg loom" \
 		$(CARGO) test -p aevent-runtime --release --test loom_wait_queue --test loom_inbox \
-		--target-dir target/loom
+		--test loom_park --target-dir target/loom
 
 .PHONY: test-python
 test-python: build  ## the Python tests (ARGS=… goes to pytest)

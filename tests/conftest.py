@@ -106,32 +106,47 @@ def start_fresh(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]
         process.communicate()
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    """Kills a script and the children that it may have left."""
+def _kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+    """Sends a signal to a script and the children that it may have left."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, number)
     except ProcessLookupError:
         pass
 
 
 @pytest.fixture
+def communicate() -> Callable[[subprocess.Popen[str]], tuple[str, str]]:
+    """What a script writes until it ends; fails with everybody's stack if it does not."""
+
+    def wait(process: subprocess.Popen[str]) -> tuple[str, str]:
+        try:
+            return process.communicate(timeout=FRESH_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            # faulthandler writes the stacks: of children that it has forked, too, which a timer in
+            # the script would not.
+            _kill(process, signal.SIGABRT)
+            try:
+                out, err = process.communicate(timeout=2)
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                out, err = process.communicate()
+            pytest.fail(f"the script hangs\n--- stdout\n{out}\n--- stderr\n{err}")
+
+    return wait
+
+
+@pytest.fixture
 def fresh(
     start_fresh: Callable[..., subprocess.Popen[str]],
+    communicate: Callable[[subprocess.Popen[str]], tuple[str, str]],
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script in a fresh interpreter and returns what became of it."""
 
     def run(
         source: str, *args: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        # Where it hangs, it tells where.
-        preamble = f"import faulthandler; faulthandler.dump_traceback_later({FRESH_TIMEOUT - 2})\n"
-        process = start_fresh(preamble + source, *args, env=env)
-        try:
-            out, err = process.communicate(timeout=FRESH_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            out, err = process.communicate()
-            pytest.fail(f"the script hangs\n--- stdout\n{out}\n--- stderr\n{err}")
+        process = start_fresh(source, *args, env=env)
+        out, err = communicate(process)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run

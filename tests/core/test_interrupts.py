@@ -12,12 +12,13 @@ import pytest
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., subprocess.Popen[str]]
+Communicate = Callable[[subprocess.Popen[str]], tuple[str, str]]
+Interrupt = Callable[..., list[str]]
 
 BACKENDS = pytest.mark.parametrize("backend", ["native", "asyncio", "uvloop", "trio"])
 
 HEAD = """
-import faulthandler, sys
-faulthandler.dump_traceback_later(12)
+import sys
 import aevent
 backend = sys.argv[1]
 options = {}
@@ -67,27 +68,27 @@ right.close()
 """
 
 
-def interrupt(start_fresh: Start, body: str, *args: str, delay: float = 0.05) -> list[str]:
-    """Runs it, interrupts it when it is ready, and returns the lines that it printed since."""
-    process = start_fresh(HEAD + body + TAIL, *args)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if line != "ready\n":
-        out, err = process.communicate(timeout=10)
-        pytest.fail(f"{line}{out}\n{err}")
-    # "ready" was printed just before it waits: there is nothing that could tell that it does.
-    time.sleep(delay)
-    begin = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    try:
-        out, err = process.communicate(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        pytest.fail(f"not interrupted\n{out}\n{err}")
-    assert (err, process.returncode) == ("", 0), out
-    assert time.monotonic() - begin < 3
-    return out.splitlines()
+@pytest.fixture
+def interrupt(start_fresh: Start, communicate: Communicate) -> Interrupt:
+    """Runs a script, interrupts it when it is ready, and returns the lines it printed since."""
+
+    def run(body: str, *args: str) -> list[str]:
+        process = start_fresh(HEAD + body + TAIL, *args)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if line != "ready\n":
+            out, err = communicate(process)
+            pytest.fail(f"{line}{out}\n{err}")
+        # "ready" was printed just before it waits: there is nothing that could tell that it does.
+        time.sleep(0.05)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = communicate(process)
+        assert (err, process.returncode) == ("", 0), out
+        assert time.monotonic() - begin < 3
+        return out.splitlines()
+
+    return run
 
 
 @BACKENDS
@@ -106,9 +107,8 @@ def interrupt(start_fresh: Start, body: str, *args: str, delay: float = 0.05) ->
         "offload",
     ],
 )
-def test_sync_main_parked_in(start_fresh: Start, backend: str, wait: str) -> None:
+def test_sync_main_parked_in(interrupt: Interrupt, backend: str, wait: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 def main():
     call = waits()[sys.argv[2]]
@@ -129,9 +129,8 @@ def main():
 
 @BACKENDS
 @pytest.mark.parametrize("wait", ["sleep", "lock", "recv", "aevent.sleep", "async_wait"])
-def test_async_main_parked_in(start_fresh: Start, backend: str, wait: str) -> None:
+def test_async_main_parked_in(interrupt: Interrupt, backend: str, wait: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 async def main():
     wait = sys.argv[2]
@@ -157,10 +156,9 @@ async def main():
 
 @BACKENDS
 def test_async_main_that_leaves_a_group_waits_for_the_children(
-    start_fresh: Start, backend: str
+    interrupt: Interrupt, backend: str
 ) -> None:
     lines = interrupt(
-        start_fresh,
         """
 def child(name):
     try:
@@ -191,9 +189,8 @@ async def main():
 
 
 @BACKENDS
-def test_it_lands_in_main_while_a_thread_computes(start_fresh: Start, backend: str) -> None:
+def test_it_lands_in_main_while_a_thread_computes(interrupt: Interrupt, backend: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 stop = False
 
@@ -224,9 +221,8 @@ def main():
 
 
 @BACKENDS
-def test_it_lands_in_main_that_computes_itself(start_fresh: Start, backend: str) -> None:
+def test_it_lands_in_main_that_computes_itself(interrupt: Interrupt, backend: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 def main():
     try:
@@ -242,9 +238,8 @@ def main():
 
 
 @BACKENDS
-def test_main_may_catch_it_and_go_on(start_fresh: Start, backend: str) -> None:
+def test_main_may_catch_it_and_go_on(interrupt: Interrupt, backend: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 def main():
     try:
@@ -262,9 +257,8 @@ def main():
 
 
 @BACKENDS
-def test_a_handler_of_the_program_is_left_alone(start_fresh: Start, backend: str) -> None:
+def test_a_handler_of_the_program_is_left_alone(interrupt: Interrupt, backend: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 import signal
 
@@ -280,10 +274,9 @@ def main():
     assert lines == ["handled", "returned"]
 
 
-def test_a_handler_that_raises_does_so_in_main_also_in_a_wait(start_fresh: Start) -> None:
+def test_a_handler_that_raises_does_so_in_main_also_in_a_wait(interrupt: Interrupt) -> None:
     # On the native backend. Where a host has the loop, such a handler raises out of the host.
     lines = interrupt(
-        start_fresh,
         """
 import signal
 
@@ -307,9 +300,8 @@ def main():
 
 
 @BACKENDS
-def test_daemons_are_cancelled_after_it(start_fresh: Start, backend: str) -> None:
+def test_daemons_are_cancelled_after_it(interrupt: Interrupt, backend: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 def worker():
     try:
@@ -329,9 +321,8 @@ def main():
 
 
 @BACKENDS
-def test_the_handler_is_the_default_again_after_run(start_fresh: Start, backend: str) -> None:
+def test_the_handler_is_the_default_again_after_run(interrupt: Interrupt, backend: str) -> None:
     lines = interrupt(
-        start_fresh,
         """
 import signal
 

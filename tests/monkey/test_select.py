@@ -113,7 +113,7 @@ def test_select_returns_the_objects_it_was_given() -> None:
         writing: list[Any] = [right, writer, right]
         assert select.select(reading, writing, [left], 1) == ([], writing, [])
         later(right.send, b"x")
-        assert select.select([left, reader, left], [], [left]) == ([left, left], [], [])
+        assert select.select([left, left], [], [left]) == ([left, left], [], [])
         assert select.select(iter([left]), (right,), {left}) == ([left], [right], [])
         nothing: list[int] = []
         assert select.select(nothing, nothing, nothing, 0.001) == ([], [], [])

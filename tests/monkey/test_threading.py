@@ -252,7 +252,7 @@ def test_trace_and_profile_functions_are_a_threads_own() -> None:
         untraced()
         thread.join()
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
         threading.setprofile(None)
     untraced()
     assert ("traced", "call") in events

@@ -201,6 +201,26 @@ impl Condition {
         self.owned(py)
     }
 
+    /// For whoever builds on `threading.Condition`: lets go of the lock, however often it is held.
+    fn _release_save(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let lock = self.lock.bind(py);
+        if let Ok(release) = lock.getattr("_release_save") {
+            return release.call0().map(Bound::unbind);
+        }
+        lock.call_method0("release")?;
+        Ok(py.None())
+    }
+
+    /// Takes the lock again; `state` is what `_release_save` returned.
+    fn _acquire_restore(&self, py: Python<'_>, state: &Bound<'_, PyAny>) -> PyResult<()> {
+        let lock = self.lock.bind(py);
+        match lock.getattr("_acquire_restore") {
+            Ok(acquire) => acquire.call1((state,))?,
+            Err(_) => lock.call_method0("acquire")?,
+        };
+        Ok(())
+    }
+
     /// How many wait.
     fn _waiting(&self) -> usize {
         self.queue.len()

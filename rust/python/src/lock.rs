@@ -11,6 +11,7 @@ use aevent_runtime::wait_queue::{self, Acquire};
 use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{self, Outcome, Raised};
 use crate::raw::{self, Definition};
@@ -464,8 +465,10 @@ impl RLock {
 
 #[pymethods]
 impl RLock {
+    /// Takes anything, as CPython's does: a subclass's `__init__` may have arguments.
     #[new]
-    fn new() -> Self {
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self {
             raw: Raw::new(),
             owner: AtomicUsize::new(0),

@@ -733,7 +733,7 @@ unsafe fn wait_and_act<A: Action>(
             match attempt(library, action, this, false, false) {
                 Attempt::MustWait => {}
                 Attempt::Contended => {
-                    mutex.get().acquire_after_wait(py)?;
+                    mutex.get().acquire_after_wait()?;
                     match attempt(library, action, this, true, false) {
                         Attempt::MustWait => held = Some(mutex),
                         over => {

@@ -793,7 +793,13 @@ pub fn close_descriptor(fd: std::os::fd::RawFd) {
     let Ok(schedulers) = SCHEDULERS.lock() else {
         return;
     };
-    for scheduler in schedulers.iter().filter_map(std::sync::Weak::upgrade) {
+    // Collected first: the last reference to a scheduler may be the one dropped below.
+    let living: Vec<SchedulerRef> = schedulers
+        .iter()
+        .filter_map(std::sync::Weak::upgrade)
+        .collect();
+    drop(schedulers);
+    for scheduler in living {
         if scheduler.is_mine() {
             scheduler.closing(fd);
         } else {
@@ -969,6 +975,17 @@ fn finish_green(event_loop: &Loop, result: Object) {
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     aevent_runtime::fork::begin_child();
     aevent_runtime::offload::Offload::global().after_fork_child();
+    if let Ok(mut schedulers) = SCHEDULERS.lock() {
+        // The other threads' loops do not exist here; their descriptors are the parent's.
+        schedulers.retain(|scheduler| {
+            scheduler.upgrade().is_some_and(|scheduler| {
+                scheduler.is_mine() || {
+                    std::mem::forget(scheduler);
+                    false
+                }
+            })
+        });
+    }
     let Some(event_loop) = existing() else {
         return Ok(());
     };

@@ -5,11 +5,19 @@
 //! having told the one who will fulfil it whom to wake.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Wake, Waker};
 
 use crate::fork;
 use crate::scheduler::Scheduler;
+use sync::{AtomicU8, AtomicU32, Ordering};
+
+/// What the model checker replaces.
+mod sync {
+    #[cfg(loom)]
+    pub use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+    #[cfg(not(loom))]
+    pub use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+}
 
 /// Running, and nobody has unparked it since its last park.
 const RUNNING: u8 = 0;
@@ -89,16 +97,18 @@ impl<X: Send + Sync + 'static> Task<X> {
         }
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
+            // Written also if it stays the same: the task must see what its unparker did before,
+            // and it acquires that by reading what he wrote here last.
             let next = match state {
-                RUNNING => NOTIFIED,
-                PARKED => QUEUED,
+                RUNNING | NOTIFIED => NOTIFIED,
+                PARKED | QUEUED => QUEUED,
                 _ => return false,
             };
             match self
                 .state
                 .compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed)
             {
-                Ok(_) => return next == QUEUED,
+                Ok(_) => return state == PARKED,
                 Err(now) => state = now,
             }
         }
@@ -115,7 +125,7 @@ impl<X: Send + Sync + 'static> Task<X> {
             return true;
         }
         debug_assert_eq!(self.state.load(Ordering::Relaxed), NOTIFIED);
-        self.state.store(RUNNING, Ordering::Release);
+        self.state.swap(RUNNING, Ordering::AcqRel);
         false
     }
 
@@ -125,13 +135,13 @@ impl<X: Send + Sync + 'static> Task<X> {
     /// its conditions again before it parks.
     #[inline]
     pub fn begin_yield(&self) {
-        self.state.store(QUEUED, Ordering::Release);
+        self.state.swap(QUEUED, Ordering::AcqRel);
     }
 
     /// It was taken from the run queue and runs.
     #[inline]
     pub fn begin_run(&self) {
-        self.state.store(RUNNING, Ordering::Release);
+        self.state.swap(RUNNING, Ordering::AcqRel);
     }
 
     /// It runs again although nobody unparked it: its host has resumed it. False if it is in the run

@@ -51,6 +51,34 @@ impl Listed {
     }
 }
 
+/// A place in a list, which is void in the child of a fork: there it is neither counted nor left.
+struct Place {
+    listener: EventListener,
+    generation: u32,
+}
+
+impl Place {
+    fn new(listener: EventListener) -> Self {
+        Place {
+            listener,
+            generation: fork::generation(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.listener).poll(cx)
+    }
+
+    /// Leaves the list. Whether it had been notified; `None` if the list was the parent's.
+    fn leave(self) -> Option<bool> {
+        if self.generation == fork::generation() {
+            return Some(self.listener.discard());
+        }
+        std::mem::forget(self.listener);
+        None
+    }
+}
+
 /// What the model checker replaces.
 mod sync {
     #[cfg(loom)]
@@ -146,7 +174,7 @@ impl WaitQueue {
         let listener = listed.event.listen();
         drop(listed);
         Waiter {
-            listener: Some(listener),
+            listener: Some(Place::new(listener)),
             shared: Arc::clone(&self.shared),
         }
     }
@@ -194,7 +222,7 @@ impl fmt::Debug for WaitQueue {
 #[must_use = "dropping a waiter leaves the queue"]
 pub struct Waiter {
     /// `None` once the notification was taken.
-    listener: Option<EventListener>,
+    listener: Option<Place>,
     shared: Arc<Shared>,
 }
 
@@ -206,7 +234,7 @@ impl Waiter {
         let Some(listener) = &mut self.listener else {
             return Poll::Ready(());
         };
-        if Pin::new(listener).poll(cx).is_pending() {
+        if listener.poll(cx).is_pending() {
             return Poll::Pending;
         }
         self.listener = None;
@@ -221,7 +249,9 @@ impl Waiter {
 
     /// Leaves the queue and says whether a notification was taken along; `None` if it had left.
     fn leave(&mut self) -> Option<bool> {
-        let notified = self.listener.take()?.discard();
+        let Some(notified) = self.listener.take()?.leave() else {
+            return Some(false);
+        };
         if !notified {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
         }
@@ -453,11 +483,13 @@ impl Core {
 
     /// Leaves the queue. `true` if a permit had been handed over before that.
     #[cold]
-    fn leave(&self, listener: EventListener) -> bool {
+    fn leave(&self, place: Place) -> bool {
         let contended = self.lock_contended();
-        // `discard`, because passing the notification on as event-listener would do finds nobody
+        // Discarded, because passing the notification on as event-listener would do finds nobody
         // when the queue is empty, and then the permit would be lost.
-        let handed_over = listener.discard();
+        let Some(handed_over) = place.leave() else {
+            return false;
+        };
         if !handed_over {
             // Nobody else changes a word that counts waiters while we hold the lock. Relaxed, since
             // any read-modify-write carries on what the releases before it published.
@@ -623,7 +655,7 @@ enum AcquireState {
     /// Not polled yet: no permit, not in the queue.
     New,
     /// In the queue, counted as a waiter unless notified. Notified means that a permit is ours.
-    Waiting(EventListener),
+    Waiting(Place),
     /// The permit was reported and is the caller's business.
     Acquired,
 }
@@ -649,11 +681,11 @@ impl Acquire {
             }
             self.state = match self.core.acquire_or_listen() {
                 None => AcquireState::Acquired,
-                Some(listener) => AcquireState::Waiting(listener),
+                Some(listener) => AcquireState::Waiting(Place::new(listener)),
             };
         }
         if let AcquireState::Waiting(listener) = &mut self.state {
-            if Pin::new(listener).poll(cx).is_pending() {
+            if listener.poll(cx).is_pending() {
                 return Poll::Pending;
             }
             self.state = AcquireState::Acquired;
