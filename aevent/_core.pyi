@@ -524,6 +524,9 @@ class Task:
     def ident(self) -> int:
         """The number that stands for it as a thread. Reused after its end, like a real thread's."""
     @property
+    def name(self) -> object:
+        """The name that it was given, or the function of a bare thread; `None` without one."""
+    @property
     def thread(self) -> threading.Thread | None:
         """Its `threading.Thread` object, or what stands for that."""
     @thread.setter
@@ -595,6 +598,8 @@ class Children:
         """How many of them nobody waits for."""
     def wait_empty(self, *, daemons_too: bool = True) -> Wait:
         """A wait for the end of the last child, or of the last that is no daemon."""
+    def note_deadline(self, deadline: float) -> None:
+        """The deadline of the host's scope around them, for them to tell when they are asked."""
     def wait_settled(self) -> Wait:
         """A wait until a child has failed, or the last has ended after `settle`."""
     def take_errors(self) -> list[BaseException]:

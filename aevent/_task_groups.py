@@ -66,6 +66,7 @@ class TaskGroup:
             self._tasks = await self._manager.__aenter__()
             self._scope = CancelScope._of_host(self._tasks.scope)
             self._children = _core.Children()
+            self._children.note_deadline(host.current_effective_deadline())
         return self
 
     def spawn(self, fn: Callable[..., Any], *args: Any, name: str | None = None) -> CancelScope:

@@ -48,7 +48,8 @@ class _GreenDummy(threading._DummyThread):
     """Stands for a green thread that was not started as a `Thread`."""
 
     def __init__(self, task: _core.Task) -> None:
-        _Thread.__init__(self, name=f"Dummy-{task.ident:x}", daemon=True)
+        name = task.name if isinstance(task.name, str) else f"Dummy-{task.ident:x}"
+        _Thread.__init__(self, name=name, daemon=True)
         self._aevent_task = task
         self._ident = task.ident
         self._native_id = threading.get_native_id()

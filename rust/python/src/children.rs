@@ -97,6 +97,10 @@ impl Shared {
         result: PyResult<Py<PyAny>>,
     ) {
         if self.inner().keeps_errors {
+            let result = match result {
+                Ok(value) => refuse_coroutine(value.bind(py)),
+                Err(error) => Err(error),
+            };
             if let Err(error) = result {
                 // Cancelled belongs to the scope that caused it: the child's own, or one above it
                 // that will find its own reason. Raised for no scope at all, it is an error.
@@ -174,6 +178,20 @@ impl Source for Settled {
     fn queue(&self) -> Arc<WaitQueue> {
         self.shared.changed.clone()
     }
+}
+
+/// An error if a synchronous function has returned a coroutine, which nobody would ever await.
+fn refuse_coroutine(value: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: a valid object; the check reads its type.
+    if unsafe { ffi::PyCoro_CheckExact(value.as_ptr()) } == 0 {
+        return Ok(());
+    }
+    value.call_method0("close")?;
+    Err(PyTypeError::new_err(format!(
+        "a function that was taken for a synchronous one returned the coroutine object {}: pass \
+         the async function itself",
+        value.repr()?
+    )))
 }
 
 /// Checks that `function` can be spawned as a synchronous function.
@@ -278,6 +296,19 @@ impl Children {
     fn settle(&self) {
         self.shared.inner().settling = true;
         self.shared.changed.notify_all();
+    }
+
+    /// The deadline of the host's scope around them, in seconds of `time.monotonic()`. They only
+    /// say it when asked; the host sees to it that they are cancelled.
+    fn note_deadline(&self, deadline: f64) {
+        let nanos = if deadline.is_finite() {
+            (deadline.max(0.0) * 1e9) as u64
+        } else if deadline > 0.0 {
+            NEVER
+        } else {
+            0
+        };
+        self.shared.inner().scope.set_deadline(nanos);
     }
 
     /// Whether a child has failed.

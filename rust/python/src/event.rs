@@ -175,6 +175,7 @@ impl Event {
 
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        run_loop::breathe_now_and_then()?;
         if self.is_set() {
             return Ok(true);
         }

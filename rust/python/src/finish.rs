@@ -96,7 +96,7 @@ pub fn finish(py: Python<'_>, event_loop: &Loop, task: TaskRef, result: PyResult
     match report {
         Report::Unraisable => report_unraisable(py, &task, result),
         Report::Outcome => state(&task).outcome = Some(result),
-        Report::EndOfProcess => end_process(py, &task, result),
+        Report::EndOfProcess => end_process(py, result),
         Report::Children(children) => {
             let daemon = state(&task).daemon;
             children.child_finished(py, &task, scope.as_ref(), daemon, result);
@@ -164,14 +164,26 @@ pub fn adopt_after_fork(event_loop: &Loop, task: &TaskRef) {
 
 /// The thread that forked has returned in the child.
 #[cold]
-fn end_process(py: Python<'_>, task: &TaskRef, result: PyResult<Py<PyAny>>) -> ! {
-    let failed = result.is_err();
-    report_unraisable(py, task, result);
+pub fn end_process(py: Python<'_>, result: PyResult<Py<PyAny>>) -> ! {
+    let mut status = 0;
+    if let Err(error) = result {
+        if error.is_instance_of::<PySystemExit>(py) {
+            status = error
+                .value(py)
+                .getattr("code")
+                .and_then(|code| code.extract())
+                .unwrap_or(0);
+        } else {
+            status = 1;
+            let _aside = Aside::step();
+            error.print(py);
+        }
+    }
     let _ = py.run(
         c"import sys\nfor stream in (sys.stdout, sys.stderr):\n    try:\n        stream.flush()\n    except Exception:\n        pass",
         None,
         None,
     );
     // SAFETY: ends the process; nothing of ours needs to be undone.
-    unsafe { libc::_exit(i32::from(failed)) }
+    unsafe { libc::_exit(status) }
 }

@@ -297,6 +297,9 @@ fn truth(value: bool) -> Object {
 unsafe extern "C" fn enter(this: Object, _: Object) -> Object {
     // SAFETY: called by the interpreter on a lock.
     let raw = unsafe { lock_of(this) };
+    if let Err(raised) = run_loop::breathe_now_and_then() {
+        return raw::give(Err(raised));
+    }
     if raw.try_acquire() {
         return truth(true);
     }
@@ -333,6 +336,12 @@ unsafe extern "C" fn acquire(
             Err(raised) => return raw::give(Err(raised)),
         }
     };
+    // A call that does not wait is nothing that others may run in between.
+    if deadline.is_some()
+        && let Err(raised) = run_loop::breathe_now_and_then()
+    {
+        return raw::give(Err(raised));
+    }
     if raw.try_acquire() {
         return truth(true);
     }
@@ -432,6 +441,9 @@ impl RLock {
         if self.owner.load(Ordering::Relaxed) == me {
             self.count.fetch_add(1, Ordering::Relaxed);
             return Ok(true);
+        }
+        if deadline.is_some() {
+            run_loop::breathe_now_and_then()?;
         }
         if !self.raw.acquire(deadline, false)? {
             return Ok(false);

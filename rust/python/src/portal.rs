@@ -259,12 +259,32 @@ pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> Object {
     set_context(this.inner().context);
     event_loop.set_current(task);
     let message = forward(py, this.coroutine.bind(py), incoming);
-    drop(event_loop.take_current());
+    let task = event_loop.take_current();
+    if let Some(task) = &task
+        && state(task).kind != Kind::Host
+    {
+        end_of_forked_child(py, message);
+    }
+    drop(task);
     set_context(py.None().as_ptr());
     let inner = this.inner();
     inner.message = message;
     // Another greenlet of the host's may have stepped us since we froze: ask now.
     inner.home
+}
+
+/// The coroutine has forked, and its step is over in the child: what lies below is the parent's.
+#[cold]
+fn end_of_forked_child(py: Python<'_>, message: Message) -> ! {
+    let result = match message {
+        Message::Return(value) => Ok(value),
+        Message::Raise(error) => Err(error),
+        _ => Err(PyRuntimeError::new_err(
+            "a coroutine awaited its host in the child of a fork, where the host's loop does not \
+             run. Do what the child has to do in synchronous code, and end it with os._exit().",
+        )),
+    };
+    crate::finish::end_process(py, result)
 }
 
 /// Parks a host's task, which was taken out of `current`: its portal yields to the host.
@@ -469,6 +489,16 @@ fn stop_iteration(py: Python<'_>, value: Py<PyAny>) -> PyErr {
         Ok(args) => PyStopIteration::new_err(args.unbind()),
         Err(error) => error,
     }
+}
+
+/// A checkpoint of the host's, from synchronous code in its task.
+#[inline(never)]
+pub fn checkpoint(py: Python<'_>, task: &TaskRef) -> PyResult<()> {
+    let Some(host) = host_of(py, task) else {
+        return Err(crate::errors::no_task("a checkpoint"));
+    };
+    let coroutine = host.call_method1(py, "sleep", (0,))?;
+    await_in_host(py, coroutine.bind(py)).map(|_| ())
 }
 
 /// The adapter of the host that runs `task`.

@@ -883,6 +883,9 @@ unsafe extern "C" fn put(
                 _ => return original(),
             }
         };
+        if deadline.is_some() && run_loop::breathe_now_and_then().is_err() {
+            return null_mut();
+        }
         match attempt(library, Put(item), this, false, true) {
             Attempt::Over(result) => result,
             Attempt::MustWait => call_slowly(library, Put(item), this, deadline, original),
@@ -913,6 +916,9 @@ unsafe extern "C" fn get(
                 None => return original(),
             }
         };
+        if deadline.is_some() && run_loop::breathe_now_and_then().is_err() {
+            return null_mut();
+        }
         match attempt(library, Get, this, false, true) {
             Attempt::Over(result) => result,
             Attempt::MustWait => call_slowly(library, Get, this, deadline, original),

@@ -164,6 +164,31 @@ impl Drop for Aside {
     }
 }
 
+/// Before a call that need not wait: others may run if the task's time slice is over, so that a task
+/// whose calls never wait does not keep them from running. A few nanoseconds otherwise.
+///
+/// `Err`: the host has thrown an exception in. Nothing has been done yet then.
+#[inline(always)]
+pub fn breathe_now_and_then() -> Outcome<()> {
+    let due = THREAD.with(|thread| {
+        if thread.cooperating.get().is_null() {
+            return false;
+        }
+        // SAFETY: a task cooperates, so its loop exists; see `existing`.
+        let event_loop = unsafe { &*thread.event_loop.get() };
+        event_loop.scheduler.is_look_due_now_and_then()
+    });
+    if due { breathe_out() } else { Ok(()) }
+}
+
+#[cold]
+#[inline(never)]
+fn breathe_out() -> Outcome<()> {
+    // SAFETY: attached: Python has called us.
+    let py = unsafe { Python::assume_attached() };
+    existing().map_or(Ok(()), |event_loop| event_loop.yield_now(py))
+}
+
 /// The address of the loop, if the caller is in a task that cooperates; else 0.
 #[inline(always)]
 pub fn cooperating_loop() -> usize {
@@ -282,6 +307,31 @@ impl Loop {
         // SAFETY: as in `host`. The adapter is the parent's: leaked.
         std::mem::forget(unsafe { (*self.host.get()).take() });
         true
+    }
+
+    /// In the child of a fork by a host's task: the host's loop, whose descriptors are the parent's,
+    /// must not go on. The task becomes a green thread; it gets a base of its own, since the
+    /// host's greenlet must not be returned to.
+    fn go_on_alone(&self, py: Python<'_>, task: &TaskRef) -> PyResult<()> {
+        static BASE: raw::Definition = raw::Definition::none(c"aevent base", run_base);
+        let me = stack::current();
+        // SAFETY: attached; `me` is the running greenlet.
+        let base = unsafe {
+            let function = BASE.object();
+            if function.is_null() {
+                release(me);
+                return Err(PyErr::fetch(py));
+            }
+            stack::new(function, me)
+        };
+        release(me);
+        if base.is_null() {
+            return Err(PyErr::fetch(py));
+        }
+        // Never given back: it is there until the process ends, which it does with the task.
+        self.base.set(base);
+        state(task).kind = Kind::Green;
+        Ok(())
     }
 
     /// The task that gets a signal handler's exception.
@@ -826,6 +876,30 @@ fn stack_function(py: Python<'_>) -> PyResult<Object> {
     Ok(function)
 }
 
+/// The base of a child that a host's task has forked; see [`Loop::go_on_alone`].
+unsafe extern "C" fn run_base(_module: Object, _args: Object) -> Object {
+    // SAFETY: attached: it runs as a greenlet of Python's.
+    let py = unsafe { Python::assume_attached() };
+    let Some(event_loop) = existing() else {
+        return raw::none();
+    };
+    loop {
+        let next = match event_loop.take_hand_off() {
+            Some(task) => Next::Task(task),
+            None => event_loop.pick(),
+        };
+        let result = match next {
+            Next::Task(task) => event_loop.run_from_base(py, task),
+            Next::Base => Ok(()),
+        };
+        // SAFETY: one thread, nothing borrowed.
+        let failure = unsafe { (*event_loop.failure.get()).take() };
+        if let Some(error) = result.err().or(failure) {
+            finish::end_process(py, Err(error));
+        }
+    }
+}
+
 /// The loop of a stack. Takes the hand-off or the next task, again and again.
 unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
     let Some(event_loop) = existing() else {
@@ -997,12 +1071,9 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     let driven = event_loop.driver.get() != Driver::None;
     if let Some(task) = current() {
         if state(&task).kind == Kind::Host {
-            // The host's loop goes on in the child, as it would without us.
-            task.survive_fork();
-            std::mem::forget(event_loop.set_main(None));
-        } else {
-            finish::adopt_after_fork(event_loop, &task);
+            event_loop.go_on_alone(py, &task)?;
         }
+        finish::adopt_after_fork(event_loop, &task);
     } else if driven {
         // Forked by a host's own code: the host's loop goes on with a scheduler that is empty.
         std::mem::forget(event_loop.set_main(None));

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::event;
+use crate::run_loop;
 use crate::wait::{self, Pollable, Wait};
 
 /// An argument that is asked for its truth, as Python code does with a flag: `acquire(0)` is as
@@ -207,6 +208,9 @@ impl Semaphore {
         text_signature = "($self, blocking=True, timeout=None)"
     )]
     fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: Option<f64>) -> PyResult<bool> {
+        if blocking.0 {
+            run_loop::breathe_now_and_then()?;
+        }
         if timeout.is_none() && self.semaphore.try_acquire() {
             return Ok(true);
         }

@@ -20,6 +20,7 @@ use crate::errors::Raised;
 use crate::event;
 use crate::lock;
 use crate::raw::{self, Definition, Parsed};
+use crate::run_loop;
 use crate::semaphore::{self, PermitWait, Truth};
 use crate::stack::Object;
 use crate::wait::Wait;
@@ -141,6 +142,9 @@ unsafe extern "C" fn get(this: Object, args: *const Object, nargs: isize, names:
     }
     // SAFETY: called by the interpreter on a queue.
     let (py, queue) = unsafe { (Python::assume_attached(), queue_of(this)) };
+    if let Err(raised) = run_loop::breathe_now_and_then() {
+        return raw::give(Err(raised));
+    }
     if !queue.permits.try_acquire() {
         match semaphore::wait_for_permit(py, &queue.permits, NEVER) {
             Ok(_) => {}

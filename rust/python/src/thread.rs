@@ -120,6 +120,15 @@ impl Task {
         }
     }
 
+    /// The name it was given, or what stands for it; `None` without one.
+    #[getter]
+    fn name(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        state(&self.task)
+            .name
+            .as_ref()
+            .map(|name| name.clone_ref(py))
+    }
+
     /// The `threading.Thread` object, if it is one's.
     #[getter]
     fn thread(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -303,6 +312,9 @@ fn sleep_for(py: Python<'_>, seconds: &Bound<'_, PyAny>) -> Outcome<()> {
         return Err(errors::no_task("sleep()").into());
     };
     if seconds <= 0.0 {
+        if state(task).kind == Kind::Host {
+            return Ok(portal::checkpoint(py, &task.clone())?);
+        }
         wait::check(task)?;
         event_loop.yield_now(py)?;
         return match run_loop::cooperating() {
@@ -388,6 +400,9 @@ pub fn checkpoint(py: Python<'_>) -> PyResult<()> {
     let Some(task) = run_loop::current() else {
         return Err(errors::no_task("checkpoint()"));
     };
+    if state(&task).kind == Kind::Host {
+        return portal::checkpoint(py, &task);
+    }
     wait::check(&task)?;
     let event_loop = run_loop::existing().expect("a task runs on a loop");
     event_loop.yield_now(py)?;

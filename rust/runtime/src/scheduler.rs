@@ -189,6 +189,18 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         clock::coarse() != self.looked.get()
     }
 
+    /// Like [`Scheduler::is_look_due`], for calls that take nanoseconds themselves: the clock is read
+    /// at every sixteenth only.
+    #[inline]
+    pub fn is_look_due_now_and_then(&self) -> bool {
+        let left = self.until_look.get();
+        if left == 0 || self.inbox.is_rung() {
+            return true;
+        }
+        self.until_look.set(left - 1);
+        left & 15 == 0 && clock::coarse() != self.looked.get()
+    }
+
     /// Looks at the kernel, the timers and the inbox, without waiting.
     pub fn look(&self) -> io::Result<()> {
         let mut batch = self.reactor().take_batch();
