@@ -298,7 +298,7 @@ class Lock:
 class RLock:
     """`threading.RLock`. Semantics CPython's; its owner is a task, or an OS thread outside tasks."""
 
-    def __new__(cls) -> Self: ...
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
     def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool:
         """As `Lock.acquire`; at once if the caller owns it already."""
     def release(self) -> None:
@@ -344,7 +344,8 @@ class Condition:
     In addition, a waiter that is cancelled after it was notified passes the notification on.
     """
 
-    def __new__(cls, lock: Any = None) -> Self: ...
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def __init__(self, lock: Any = None) -> None: ...
     @property
     def acquire(self) -> Callable[..., bool]:
         """The lock's own."""

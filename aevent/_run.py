@@ -23,6 +23,10 @@ chosen_backend: str | None = None
 #: Called before a loop is run: the hosts may have been imported since `setup`.
 before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a function
 
+#: Set when the function that `run` was given in the main thread has ended; `None` while none runs.
+#: For the green threads of that program, this is the main thread's end.
+main_over: _core.Event | None = None
+
 _runner: contextvars.ContextVar[_core.Children] = _core.runner_variable()
 
 
@@ -56,10 +60,17 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
         )
     adapter = load(backend or default_backend())()
     before_run()
-    if not isinstance(adapter, HostBackend):
-        if options:
-            raise TypeError(f"the native backend has no option {next(iter(options))!r}")
-        return _run_natively(fn, args)
+    if not isinstance(adapter, HostBackend) and options:
+        raise TypeError(f"the native backend has no option {next(iter(options))!r}")
+    with _main_thread(fn) as main:
+        if isinstance(adapter, HostBackend):
+            return _run_hosted(adapter, main, args, options)
+        return _run_natively(main, args)
+
+
+def _run_hosted(
+    adapter: HostBackend, fn: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
     if is_coroutine_function(fn):
 
         async def in_body(children: _core.Children) -> Any:
@@ -96,6 +107,34 @@ async def _run_on_host(
         finally:
             del failure
     return result
+
+
+@contextmanager
+def _main_thread(fn: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """`fn`, telling the green threads of the program when it has ended."""
+    global main_over
+    if threading.current_thread() is not threading.main_thread():
+        yield fn
+        return
+    over = _core.Event()
+
+    async def main_of_async(*args: Any) -> Any:
+        try:
+            return await fn(*args)
+        finally:
+            over.set()
+
+    def main(*args: Any) -> Any:
+        try:
+            return check_not_coroutine(fn, fn(*args))
+        finally:
+            over.set()
+
+    main_over = over
+    try:
+        yield main_of_async if is_coroutine_function(fn) else main
+    finally:
+        main_over = None
 
 
 def check_not_coroutine(fn: Callable[..., Any], result: Any) -> Any:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .. import _core
+from .. import _core, _run
 from . import originals, patcher
 from ._thread import get_ident
 
@@ -142,8 +142,18 @@ def _join_system_thread(self: threading.Thread, timeout: float | None = None) ->
     _core.offload(_orig["join"], self, timeout)
 
 
+def _main_over(thread: threading.Thread) -> _core.Event | None:
+    """If it is the main thread, as a green thread of its program sees it: what tells its end."""
+    if thread is threading.main_thread() and _core.thread_ident() is not None:
+        return _run.main_over
+    return None
+
+
 def join_in_task(self: threading.Thread, timeout: float | None = None) -> None:
-    if self.__dict__.get("_aevent_task") is not None or not self._started.is_set():  # type: ignore[attr-defined]
+    over = _main_over(self)
+    if over is not None:
+        over.wait(None if timeout is None else max(timeout, 0))
+    elif self.__dict__.get("_aevent_task") is not None or not self._started.is_set():  # type: ignore[attr-defined]
         join(self, timeout)
     else:
         _join_system_thread(self, timeout)
@@ -152,6 +162,9 @@ def join_in_task(self: threading.Thread, timeout: float | None = None) -> None:
 def is_alive(self: threading.Thread) -> bool:
     task = _task_of(self)
     if task is None:
+        over = _main_over(self)
+        if over is not None:
+            return not over.is_set()
         alive: bool = _orig["is_alive"](self)
         return alive
     return task.is_alive()

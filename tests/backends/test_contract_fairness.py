@@ -101,7 +101,7 @@ def lock() -> Callable[[], object]:
 def event() -> Callable[[], object]:
     ready = threading.Event()
     ready.set()
-    return ready.wait
+    return lambda: ready.wait()
 
 
 def sleep_zero() -> Callable[[], object]:

@@ -3,6 +3,7 @@
 //! Waiters are woken first come, first served. Semantics CPython's, with one addition: a waiter that
 //! is cancelled after it was notified passes the notification on.
 
+use std::cell::UnsafeCell;
 use std::task::Poll;
 
 use aevent_runtime::clock::NEVER;
@@ -10,6 +11,7 @@ use aevent_runtime::wait_queue::{WaitQueue, Waiter};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::lock::{Lock, RLock};
 use crate::stack::Object;
@@ -18,9 +20,14 @@ use crate::wait::{self, Pollable, Wait};
 /// See `_core.pyi`.
 #[pyclass(module = "threading", name = "Condition", frozen, subclass, weakref)]
 pub struct Condition {
-    lock: Py<PyAny>,
+    /// Replaced by `__init__` only.
+    lock: UnsafeCell<Py<PyAny>>,
     queue: WaitQueue,
 }
+
+// SAFETY: `lock` is read and replaced with the interpreter attached, whose lock serialises that; see
+// `Condition::lock` for what keeps a reader's reference valid.
+unsafe impl Sync for Condition {}
 
 /// What was released for a wait, and has to be taken again.
 enum Released {
@@ -49,10 +56,17 @@ impl Pollable for NotifiedWait {
 }
 
 impl Condition {
+    /// The underlying lock. The reference is for the call at hand: nobody calls `__init__` again on a
+    /// condition that is in use.
+    fn lock(&self) -> &Py<PyAny> {
+        // SAFETY: see the `Sync` implementation.
+        unsafe { &*self.lock.get() }
+    }
+
     /// The underlying lock. Borrowed.
     #[inline(always)]
     pub fn lock_object(&self) -> Object {
-        self.lock.as_ptr()
+        self.lock().as_ptr()
     }
 
     /// Those who wait.
@@ -62,7 +76,7 @@ impl Condition {
     }
 
     fn let_go(&self, py: Python<'_>) -> PyResult<Released> {
-        let lock = self.lock.bind(py);
+        let lock = self.lock().bind(py);
         if let Ok(lock) = lock.cast_exact::<RLock>() {
             if !lock.get().is_mine() {
                 return Err(not_owned("wait on"));
@@ -88,7 +102,7 @@ impl Condition {
     }
 
     fn restore(&self, py: Python<'_>, released: Released) -> PyResult<()> {
-        let lock = self.lock.bind(py);
+        let lock = self.lock().bind(py);
         match released {
             Released::Lock => lock.cast_exact::<Lock>()?.get().acquire_after_wait(),
             Released::RLock(count) => lock.cast_exact::<RLock>()?.get().acquire_after_wait(count),
@@ -100,7 +114,7 @@ impl Condition {
     }
 
     fn owned(&self, py: Python<'_>) -> PyResult<bool> {
-        let lock = self.lock.bind(py);
+        let lock = self.lock().bind(py);
         if let Ok(lock) = lock.cast_exact::<RLock>() {
             return Ok(lock.get().is_mine());
         }
@@ -151,38 +165,47 @@ fn not_owned(what: &str) -> PyErr {
 
 #[pymethods]
 impl Condition {
+    /// Takes anything, since a subclass's `__init__` may; it is `__init__` that takes the lock.
     #[new]
-    #[pyo3(signature = (lock=None))]
-    fn new(py: Python<'_>, lock: Option<Py<PyAny>>) -> PyResult<Self> {
-        let lock = match lock {
-            Some(lock) => lock,
-            None => py.get_type::<RLock>().call0()?.unbind(),
-        };
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        py: Python<'_>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         Ok(Self {
-            lock,
+            lock: UnsafeCell::new(py.get_type::<RLock>().call0()?.unbind()),
             queue: WaitQueue::new(),
         })
+    }
+
+    #[pyo3(signature = (lock=None))]
+    fn __init__(&self, lock: Option<Py<PyAny>>) {
+        if let Some(lock) = lock {
+            // SAFETY: see the `Sync` implementation; the former is dropped after it was replaced.
+            drop(unsafe { std::mem::replace(&mut *self.lock.get(), lock) });
+        }
     }
 
     /// The underlying lock's.
     #[getter]
     fn acquire<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.lock.bind(py).getattr("acquire")
+        self.lock().bind(py).getattr("acquire")
     }
 
     /// The underlying lock's.
     #[getter]
     fn release<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().lock.bind(slf.py()).getattr("release")
+        slf.get().lock().bind(slf.py()).getattr("release")
     }
 
     #[getter]
     fn _lock(&self, py: Python<'_>) -> Py<PyAny> {
-        self.lock.clone_ref(py)
+        self.lock().clone_ref(py)
     }
 
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.lock.bind(py).call_method0("__enter__")
+        self.lock().bind(py).call_method0("__enter__")
     }
 
     fn __exit__<'py>(
@@ -192,7 +215,7 @@ impl Condition {
         error: Bound<'py, PyAny>,
         traceback: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.lock
+        self.lock()
             .bind(py)
             .call_method1("__exit__", (kind, error, traceback))
     }
@@ -203,7 +226,7 @@ impl Condition {
 
     /// For whoever builds on `threading.Condition`: lets go of the lock, however often it is held.
     fn _release_save(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let lock = self.lock.bind(py);
+        let lock = self.lock().bind(py);
         if let Ok(release) = lock.getattr("_release_save") {
             return release.call0().map(Bound::unbind);
         }
@@ -213,7 +236,7 @@ impl Condition {
 
     /// Takes the lock again; `state` is what `_release_save` returned.
     fn _acquire_restore(&self, py: Python<'_>, state: &Bound<'_, PyAny>) -> PyResult<()> {
-        let lock = self.lock.bind(py);
+        let lock = self.lock().bind(py);
         match lock.getattr("_acquire_restore") {
             Ok(acquire) => acquire.call1((state,))?,
             Err(_) => lock.call_method0("acquire")?,
@@ -284,7 +307,7 @@ impl Condition {
 
     fn _at_fork_reinit(&self, py: Python<'_>) -> PyResult<()> {
         // The parent's waiters are forgotten by the queue itself.
-        self.lock.call_method0(py, "_at_fork_reinit")?;
+        self.lock().call_method0(py, "_at_fork_reinit")?;
         Ok(())
     }
 
@@ -298,12 +321,12 @@ impl Condition {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!(
             "<Condition({}, {})>",
-            self.lock.bind(py).repr()?,
+            self.lock().bind(py).repr()?,
             self.queue.len()
         ))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.lock)
+        visit.call(self.lock())
     }
 }

@@ -95,6 +95,11 @@ unsafe impl Sync for Event {}
 
 impl Event {
     #[inline(always)]
+    fn is_set(&self) -> bool {
+        self.shared().is_set()
+    }
+
+    #[inline(always)]
     fn shared(&self) -> &Arc<Shared> {
         // SAFETY: see the `Sync` implementation.
         unsafe { &*self.shared.get() }
@@ -148,8 +153,13 @@ impl Event {
         self.clear();
     }
 
-    fn is_set(&self) -> bool {
-        self.shared().is_set()
+    #[pyo3(name = "is_set")]
+    fn ask(&self) -> PyResult<bool> {
+        let set = self.is_set();
+        if !set {
+            run_loop::breathe_after_refusal()?;
+        }
+        Ok(set)
     }
 
     #[pyo3(name = "isSet")]

@@ -38,6 +38,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     stack::import(py)?;
     data_stack::install();
+    aevent_runtime::fork::watch();
     socket::check_layout(py)?;
 
     module.add("Cancelled", py.get_type::<errors::Cancelled>())?;

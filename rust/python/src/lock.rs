@@ -346,7 +346,7 @@ unsafe extern "C" fn acquire(
         return truth(true);
     }
     match deadline {
-        None => truth(false),
+        None => raw::give(run_loop::breathe_after_refusal().map(|()| truth(false))),
         Some(deadline) => raw::give(raw.acquire_slow(deadline, false).map(truth)),
     }
 }

@@ -15,6 +15,7 @@ use std::ptr::{null, null_mut};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use aevent_runtime::fork;
 use aevent_runtime::reactor;
 use aevent_runtime::scheduler::Scheduler;
 use aevent_runtime::task::Task;
@@ -69,6 +70,8 @@ pub struct Loop {
     /// The adapter of the host that drives us.
     host: UnsafeCell<Option<Py<PyAny>>>,
     is_main_thread: bool,
+    /// The process that it was made for, or reset for after a fork.
+    generation: Cell<u32>,
 }
 
 struct ThreadState {
@@ -181,6 +184,16 @@ pub fn breathe_now_and_then() -> Outcome<()> {
     if due { breathe_out() } else { Ok(()) }
 }
 
+/// After a call that would have had to wait, but was told not to: a thread that asks again and again
+/// must let the others run, as if it were preempted. A coroutine counts on running until it awaits.
+#[cold]
+pub fn breathe_after_refusal() -> Outcome<()> {
+    match cooperating() {
+        Some(task) if state(task).kind == Kind::Green => breathe_now_and_then(),
+        _ => Ok(()),
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn breathe_out() -> Outcome<()> {
@@ -259,6 +272,7 @@ impl Loop {
             failure: UnsafeCell::new(None),
             host: UnsafeCell::new(None),
             is_main_thread,
+            generation: Cell::new(fork::generation()),
         })
     }
 
@@ -608,6 +622,11 @@ impl Loop {
     /// Lets the others run first. Returns at once if there are none.
     #[inline]
     pub fn yield_now(&self, py: Python<'_>) -> Outcome<()> {
+        if self.generation.get() != fork::generation() {
+            // A hook of somebody's runs in the child of a fork, and ours has not yet: there is
+            // nobody to let run.
+            return Ok(());
+        }
         if !self.scheduler.has_ready() {
             if !self.scheduler.is_look_due() {
                 return Ok(());
@@ -1047,7 +1066,6 @@ fn finish_green(event_loop: &Loop, result: Object) {
 /// Everything else the loop knew is leaked: parked stacks would run their `finally` blocks in the
 /// wrong process.
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
-    aevent_runtime::fork::begin_child();
     aevent_runtime::offload::Offload::global().after_fork_child();
     if let Ok(mut schedulers) = SCHEDULERS.lock() {
         // The other threads' loops do not exist here; their descriptors are the parent's.
@@ -1067,6 +1085,7 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
         .scheduler
         .reset_after_fork()
         .map_err(|error| errors::from_io(py, &error))?;
+    event_loop.generation.set(fork::generation());
     std::mem::forget(event_loop.take_hand_off());
     let driven = event_loop.driver.get() != Driver::None;
     if let Some(task) = current() {

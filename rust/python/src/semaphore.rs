@@ -168,7 +168,11 @@ impl Semaphore {
                     "can't specify timeout for non-blocking acquire",
                 ));
             }
-            return Ok(self.semaphore.try_acquire());
+            let acquired = self.semaphore.try_acquire();
+            if !acquired {
+                run_loop::breathe_after_refusal()?;
+            }
+            return Ok(acquired);
         }
         let deadline = timeout.map_or(NEVER, wait::deadline_after);
         if wait_for_permit(py, &self.semaphore, deadline)? {

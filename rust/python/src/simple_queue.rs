@@ -17,7 +17,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::errors::Raised;
-use crate::event;
 use crate::lock;
 use crate::raw::{self, Definition, Parsed};
 use crate::run_loop;
@@ -86,8 +85,8 @@ impl SimpleQueue {
             if semaphore::wait_for_permit(py, &self.permits, deadline)? {
                 return self.pop();
             }
-        } else if block {
-            event::breathe(py)?;
+        } else {
+            run_loop::breathe_after_refusal()?;
         }
         Err(empty())
     }
@@ -217,6 +216,7 @@ impl SimpleQueue {
         if self.permits.try_acquire() {
             return self.pop();
         }
+        run_loop::breathe_after_refusal()?;
         Err(empty())
     }
 

@@ -19,3 +19,13 @@ pub fn generation() -> u32 {
 pub fn begin_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
+
+/// Has [`begin_child`] called in every child, by `fork` itself: before any of the program's own
+/// hooks, which may already use locks. Call it once.
+pub fn watch() {
+    extern "C" fn child() {
+        begin_child();
+    }
+    // SAFETY: the handler adds to an atomic, which is allowed in the child of a threaded process.
+    unsafe { libc::pthread_atfork(None, None, Some(child)) };
+}
