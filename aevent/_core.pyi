@@ -120,6 +120,9 @@ class CancelScope:
     def cancel_called(self) -> bool:
         """Whether `cancel` was called or the deadline has cancelled it."""
     @property
+    def _cancel_requested(self) -> bool:
+        """Whether `cancel` was called, rather than that the deadline came."""
+    @property
     def cancelled_caught(self) -> bool:
         """Whether the scope has absorbed a cancellation. Known once it is left."""
     @property

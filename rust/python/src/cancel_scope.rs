@@ -29,6 +29,8 @@ struct Inner {
     deadline: u64,
     shield: bool,
     cancel_called: bool,
+    /// By a call of `cancel`, not by the deadline.
+    cancel_requested: bool,
     cancelled_caught: bool,
     node: Option<ScopeRef>,
     scheduler: Option<SchedulerRef>,
@@ -86,6 +88,7 @@ impl CancelScope {
             deadline: NEVER,
             shield: false,
             cancel_called: false,
+            cancel_requested: false,
             cancelled_caught: false,
             node: Some(node),
             scheduler: Some(scheduler),
@@ -142,6 +145,7 @@ impl CancelScope {
             deadline: to_nanos(deadline)?,
             shield,
             cancel_called: false,
+            cancel_requested: false,
             cancelled_caught: false,
             node: None,
             scheduler: None,
@@ -160,6 +164,7 @@ impl CancelScope {
             deadline: NEVER,
             shield: false,
             cancel_called: false,
+            cancel_requested: false,
             cancelled_caught: false,
             node: None,
             scheduler: None,
@@ -172,6 +177,7 @@ impl CancelScope {
     /// Cancels everything in the scope.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.inner().cancel_called = true;
+        self.inner().cancel_requested = true;
         if let Some(node) = self.node() {
             wake(&node);
         } else if let Some(host) = self.host(py) {
@@ -192,6 +198,12 @@ impl CancelScope {
             Some(host) => host.getattr(py, "cancel_called")?.extract(py),
             None => Ok(false),
         }
+    }
+
+    /// Whether `cancel` was called, rather than that the deadline came.
+    #[getter]
+    fn _cancel_requested(&self) -> bool {
+        self.inner().cancel_requested
     }
 
     #[getter]
