@@ -125,6 +125,13 @@ pub fn existing() -> Option<&'static Loop> {
     unsafe { event_loop.as_ref() }
 }
 
+/// Whether this is the child of a fork in which our hook has not run yet. `threading`'s own hook, which
+/// runs before, deals with the threads of the operating system, and must be told of those only.
+#[inline]
+pub fn is_child_of_a_fork() -> bool {
+    existing().is_some_and(|event_loop| event_loop.generation.get() != fork::generation())
+}
+
 /// The calling thread's loop, made at the first call.
 pub fn obtain(py: Python<'_>) -> PyResult<&'static Loop> {
     if let Some(event_loop) = existing() {

@@ -245,6 +245,9 @@ pub fn start_thread(
 /// The identifier of the green thread that calls, or `None` outside one.
 #[pyfunction]
 pub fn thread_ident() -> Option<usize> {
+    if run_loop::is_child_of_a_fork() {
+        return None;
+    }
     let task = run_loop::cooperating()?;
     state(task).is_thread.then(|| ident(task))
 }
@@ -252,6 +255,9 @@ pub fn thread_ident() -> Option<usize> {
 /// The `threading.Thread` object of the green thread that calls, or `None`.
 #[pyfunction]
 pub fn current_thread(py: Python<'_>) -> Option<Py<PyAny>> {
+    if run_loop::is_child_of_a_fork() {
+        return None;
+    }
     let task = run_loop::cooperating()?;
     state(task)
         .thread

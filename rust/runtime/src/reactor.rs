@@ -448,6 +448,11 @@ impl<W> Reactor<W> {
             if key >= SIGNALS {
                 if key == SIGNALS {
                     self.drain_signals();
+                } else if key == TIMER {
+                    // It has fired, though our clock may say that it is still to come: the kernel's
+                    // on another core can be ahead by a little. To believe the clock and not set
+                    // the timer again would mean to wait for ever.
+                    self.armed = u64::MAX;
                 }
                 continue;
             }
