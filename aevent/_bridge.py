@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import inspect
 from collections.abc import Awaitable, Coroutine, Iterator
@@ -68,7 +69,9 @@ def _await_in_host_task(host: HostBackend, awaitable: Awaitable[T]) -> T:
             done.set()
 
     portal = host.portal(main())
-    host.call_in_host(functools.partial(host.spawn_detached, portal))
+    # The host's task sees the thread's context variables, as it would if it had been awaited there.
+    context = contextvars.copy_context()
+    host.call_in_host(functools.partial(context.run, host.spawn_detached, portal))
     try:
         done.wait()
     except BaseException:

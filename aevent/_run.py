@@ -235,6 +235,8 @@ async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.
             _core.set_home(former)
             _runner.reset(token)
         return
+    # The host may have been imported since `setup`, and is about to be used with patched code.
+    before_run()
     adapter = _core.get_host()
     if adapter is None:
         adapter = _adapter or load(_running_host())()

@@ -81,5 +81,7 @@ def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> A
     for what, value in (("new", new), ("orig", orig)):
         if not callable(value):
             raise TypeError(f"patch_() expects a callable as {what!r}, not {value!r}")
+    if not isinstance(name, str):
+        raise TypeError(f"patch_() expects a dotted name, not {name!r}")
     module, _, short = name.rpartition(".")
     return patcher.make_pair(orig, new, name=short, qualname=short, module=module or new.__module__)

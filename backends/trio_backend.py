@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import math
 import time
@@ -120,7 +121,9 @@ class TrioBackend(HostBackend):
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        trio.lowlevel.spawn_system_task(lambda: coroutine)
+        trio.lowlevel.spawn_system_task(
+            lambda: coroutine, context=contextvars.copy_context()
+        )
 
     @asynccontextmanager
     async def open_tasks(self) -> AsyncIterator[HostTasks]:

@@ -93,6 +93,7 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
         return None
 
     def run() -> None:
+        former_trace, former_profile = sys.gettrace(), sys.getprofile()
         if trace is not None:
             sys.settrace(trace)
         if profile is not None:
@@ -105,10 +106,11 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
             _report(thread, error)
         finally:
             _alive.pop(thread._ident, None)  # type: ignore[attr-defined]
+            # These are the operating system thread's: whoever else runs on it had them before.
             if trace is not None:
-                sys.settrace(None)
+                sys.settrace(former_trace)
             if profile is not None:
-                sys.setprofile(None)
+                sys.setprofile(former_profile)
 
     return run
 

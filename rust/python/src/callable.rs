@@ -1,5 +1,6 @@
 //! What kind of function something is, for the common kinds, without asking `inspect`.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -27,6 +28,12 @@ pub fn makes_coroutine(function: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
     let flags: i32 = code
         .getattr(pyo3::intern!(function.py(), "co_flags"))?
         .extract()?;
+    if flags & ffi::CO_ASYNC_GENERATOR != 0 {
+        return Err(PyTypeError::new_err(format!(
+            "expected an async function or a synchronous one, not the async generator function {}",
+            function.repr()?
+        )));
+    }
     if flags & ffi::CO_COROUTINE != 0 {
         return Ok(Some(true));
     }

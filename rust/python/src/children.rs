@@ -201,10 +201,12 @@ fn check_callable(function: &Bound<'_, PyAny>) -> PyResult<()> {
     }
     let kind = function.get_type().qualname()?;
     if kind.to_str()? == "coroutine" {
+        let text = function.repr()?;
+        function.call_method0("close")?;
         return Err(PyTypeError::new_err(format!(
             "spawn() expects a function and its arguments, not the coroutine object {}: write \
              spawn(fn, arg), not spawn(fn(arg))",
-            function.repr()?
+            text
         )));
     }
     Err(PyTypeError::new_err(format!(

@@ -11,7 +11,7 @@
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
 
-use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyStopIteration, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -42,6 +42,9 @@ struct Inner {
     message: Message,
     /// What the host sent, for the coroutine or for `await_`.
     incoming: Option<PyResult<Py<PyAny>>>,
+    /// The stack that the steps run on, between two of them. Always the same, so that greenlets
+    /// which the coroutine makes find their parent again after an `await`. Owned.
+    stack: Object,
     /// The adapter's coroutine that makes the host wait for a parked call.
     trap: Option<Py<PyAny>>,
     finished: bool,
@@ -124,6 +127,9 @@ impl Portal {
                 "cannot reuse already awaited coroutine",
             ));
         }
+        if !this.inner().home.is_null() {
+            return Err(PyValueError::new_err("coroutine already executing"));
+        }
         let Some(event_loop) = run_loop::existing() else {
             return Err(children::no_runner("a portal"));
         };
@@ -186,7 +192,8 @@ impl Portal {
         task.begin_run_unasked();
         let frozen = state(&task).frozen;
         let result = if frozen.is_null() {
-            event_loop.step_portal(py, task.clone())
+            let kept = std::mem::replace(&mut this.inner().stack, null_mut());
+            event_loop.step_portal(py, task.clone(), kept)
         } else {
             event_loop.set_current(task.clone());
             // SAFETY: the task owns the greenlet it is frozen with until it goes on.
@@ -244,9 +251,10 @@ fn set_context(context: Object) {
     release(me);
 }
 
-/// Runs the step on the running stack, which was handed `task`, and returns the host's greenlet.
+/// Runs the step on the running stack, which was handed `task`. Returns the host's greenlet, and
+/// whether the portal keeps the stack for its next step.
 #[inline(never)]
-pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> Object {
+pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> (Object, bool) {
     // SAFETY: attached: the host has called us.
     let py = unsafe { Python::assume_attached() };
     let portal = state(&task)
@@ -267,10 +275,24 @@ pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> Object {
     }
     drop(task);
     set_context(py.None().as_ptr());
+    let kept = matches!(message, Message::Yield(_));
     let inner = this.inner();
     inner.message = message;
+    if kept {
+        inner.stack = stack::current();
+    }
     // Another greenlet of the host's may have stepped us since we froze: ask now.
-    inner.home
+    (inner.home, kept)
+}
+
+impl Drop for Portal {
+    fn drop(&mut self) {
+        // Dropped with the interpreter attached, like every object; the stack then ends.
+        release(std::mem::replace(
+            &mut self.inner.get_mut().stack,
+            null_mut(),
+        ));
+    }
 }
 
 /// The coroutine has forked, and its step is over in the child: what lies below is the parent's.
@@ -383,6 +405,7 @@ impl Portal {
                 context: null_mut(),
                 message: Message::None,
                 incoming: None,
+                stack: null_mut(),
                 trap: None,
                 finished: false,
             }),

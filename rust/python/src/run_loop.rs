@@ -312,6 +312,10 @@ impl Loop {
             Driver::None
         });
         self.scheduler.set_host_has_the_thread(host.is_some());
+        if let Some(task) = self.take_current() {
+            // Whether it cooperates may have changed.
+            self.set_current(task);
+        }
         // SAFETY: as in `host`; the old value is dropped after it was replaced.
         drop(unsafe { std::mem::replace(&mut *self.host.get(), host) });
         Ok(())
@@ -370,7 +374,11 @@ impl Loop {
     /// Makes `task` the running one.
     #[inline(always)]
     pub fn set_current(&self, task: TaskRef) {
-        let cooperating = if state(&task).native == 0 {
+        let current = state(&task);
+        // A host's task has nobody to wake it unless the host drives us.
+        let cooperating = if current.native == 0
+            && (current.kind != Kind::Host || self.driver.get() == Driver::Host)
+        {
             Arc::as_ptr(&task)
         } else {
             null()
@@ -803,15 +811,20 @@ impl Loop {
         result.map(|()| more)
     }
 
-    /// Runs one step of a host's coroutine on a stack of ours: see `portal`. The caller is the
+    /// Runs one step of a host's coroutine on a stack of ours: see `portal`. `kept` is the stack of
+    /// its earlier steps, or null. The caller is the
     /// greenlet that the host stepped the portal in, and gets the control back.
-    pub fn step_portal(&self, py: Python<'_>, task: TaskRef) -> PyResult<()> {
+    pub fn step_portal(&self, py: Python<'_>, task: TaskRef, kept: Object) -> PyResult<()> {
         let outer = self.base.get();
         let home = stack::current();
         if outer.is_null() {
             self.base.set(home);
         }
-        let stack = self.stack_for_base(py);
+        let stack = if kept.is_null() {
+            self.stack_for_base(py)
+        } else {
+            Ok(kept)
+        };
         if outer.is_null() {
             self.base.set(null_mut());
         }
@@ -934,10 +947,10 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
     // The reference that `stack_for_base` made, or `stop_idling` gave back.
     stack::release_current();
     loop {
-        let task = match event_loop.take_hand_off() {
-            Some(task) => task,
+        let (task, handed_off) = match event_loop.take_hand_off() {
+            Some(task) => (task, true),
             None => match event_loop.pick() {
-                Next::Task(task) => task,
+                Next::Task(task) => (task, false),
                 Next::Base => {
                     if !idle(event_loop, None) {
                         return raw::none();
@@ -956,10 +969,17 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
         match next.kind {
             Kind::Green => run_green(event_loop, task),
             Kind::Coroutine => coroutine::step(event_loop, task),
-            Kind::Host if next.portal.is_some() && !task.is_queued() => {
-                let home = portal::step_on_stack(event_loop, task);
-                // The step is over: this stack idles, and the host's greenlet goes on.
-                if !switch_idle(event_loop, home) {
+            // A host's task is handed off for a step, and comes from the run queue to be woken.
+            Kind::Host if handed_off => {
+                // The step is over, and the host's greenlet goes on. The stack stays with the
+                // portal until its coroutine has ended.
+                let (home, kept) = portal::step_on_stack(event_loop, task);
+                let goes_on = if kept {
+                    switch_kept(home)
+                } else {
+                    switch_idle(event_loop, home)
+                };
+                if !goes_on {
                     return raw::none();
                 }
             }
@@ -1003,6 +1023,21 @@ fn switch_idle(event_loop: &Loop, target: Object) -> bool {
     // SAFETY: one thread, nothing borrowed.
     let has_work = unsafe { (*event_loop.hand_off.get()).is_some() };
     has_work || event_loop.driver.get() != Driver::None
+}
+
+/// Leaves a stack that its portal keeps. False: the portal was dropped.
+#[inline]
+fn switch_kept(home: Object) -> bool {
+    // SAFETY: the host's greenlet is suspended in the step.
+    let result = unsafe { stack::switch(home) };
+    if result.is_null() {
+        // SAFETY: attached. The exception is the one that ends an abandoned greenlet.
+        unsafe { ffi::PyErr_Clear() };
+        return false;
+    }
+    release(result);
+    stack::release_current();
+    true
 }
 
 #[cold]

@@ -53,6 +53,8 @@ impl<T> RunQueue<T> {
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         if self.fresh.is_empty() {
+            // The next fresh one begins a slice of its own.
+            self.slice = 0;
             return self.ready.pop_front();
         }
         self.pop_contested()
