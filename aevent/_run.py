@@ -42,8 +42,10 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
     `options` go to the host's own `run`: `asyncio.Runner`'s (`debug`, `loop_factory`) or
     `trio.run`'s (`clock`, `instruments`, …).
 
-    Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits. Not to be
-    called in a thread whose loop is running.
+    Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits; an async `fn`
+    on asyncio is cancelled instead, as `asyncio.run` does it, and `run` raises KeyboardInterrupt.
+    Once `fn` has ended, it cancels the threads that are still waited for. Not to be called in a
+    thread whose loop is running.
     """
     if isinstance(fn, Coroutine):
         fn.close()
@@ -87,12 +89,27 @@ def _run_hosted(
         return adapter.run(lambda: _run_on_host(adapter, in_thread), options)
 
 
+class _Rest:
+    """The threads of a program on a host, for a SIGINT that comes when the main one has ended."""
+
+    def __init__(self, children: _core.Children) -> None:
+        self.children = children
+        self.interrupted = False
+
+
+_rest: _Rest | None = None
+
+
 async def _run_on_host(
     adapter: HostBackend, body: Callable[[_core.Children], Awaitable[Any]]
 ) -> Any:
+    global _rest
     result: Any = None
     failure: BaseException | None = None
+    rest: _Rest | None = None
     async with runner(_adapter=adapter) as children:
+        if threading.current_thread() is threading.main_thread():
+            _rest = rest = _Rest(children)
         try:
             result = await body(children)
         except adapter.cancelled:
@@ -101,6 +118,9 @@ async def _run_on_host(
             # A runner that is left by an exception cancels its threads. A program whose main
             # function fails waits for them, as a threaded one does.
             failure = error
+    _rest = None
+    if rest is not None and rest.interrupted:
+        raise KeyboardInterrupt
     if failure is not None:
         try:
             raise failure
@@ -296,8 +316,15 @@ def _interrupts() -> Iterator[None]:
 def _on_interrupt(number: int, frame: object) -> None:
     # In the main task's own code it is raised right there; otherwise the handler runs in whichever
     # thread or scheduler code the signal met, and the main task gets it where it parks.
-    if _core.is_main_task() or not _core.interrupt_main(KeyboardInterrupt()):
+    if _core.is_main_task():
         raise KeyboardInterrupt
+    if _core.interrupt_main(KeyboardInterrupt()):
+        return
+    if _rest is None or _rest.interrupted:
+        raise KeyboardInterrupt
+    # The main function has ended, and a host waits for the threads that it has left.
+    _rest.interrupted = True
+    _rest.children.cancel()
 
 
 @contextmanager

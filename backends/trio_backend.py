@@ -121,9 +121,7 @@ class TrioBackend(HostBackend):
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        trio.lowlevel.spawn_system_task(
-            lambda: coroutine, context=contextvars.copy_context()
-        )
+        trio.lowlevel.spawn_system_task(lambda: coroutine, context=contextvars.copy_context())
 
     @asynccontextmanager
     async def open_tasks(self) -> AsyncIterator[HostTasks]:

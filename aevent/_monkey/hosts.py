@@ -8,16 +8,13 @@ from typing import Any
 
 from .. import _core
 from . import originals, patcher
-from .threading import _SystemThread
-
-#: Packages whose threads, selectors and locks must stay real.
-PACKAGES = ("asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop")
+from .threading import SYSTEM_PACKAGES, _SystemThread
 
 _done: set[str] = set()
 
 
 def _belongs(name: str) -> bool:
-    return name.partition(".")[0] in PACKAGES
+    return name.partition(".")[0] in SYSTEM_PACKAGES
 
 
 def keep_originals() -> None:

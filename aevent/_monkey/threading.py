@@ -64,7 +64,15 @@ def _task_of(thread: threading.Thread) -> _core.Task | None:
     return task
 
 
+#: Packages whose own threads stay real, whoever starts them: the hosts'.
+SYSTEM_PACKAGES = {"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop"}
+
+
 def start(self: threading.Thread) -> None:
+    kind = type(self)
+    if kind is not _Thread and kind.__module__.partition(".")[0] in SYSTEM_PACKAGES:
+        _SystemThread.start(self)  # type: ignore[arg-type]
+        return
     if not self._initialized:  # type: ignore[attr-defined]
         raise RuntimeError("thread.__init__() not called")
     if self._started.is_set():  # type: ignore[attr-defined]
