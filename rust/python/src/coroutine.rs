@@ -9,19 +9,39 @@ use pyo3::prelude::*;
 
 use crate::finish;
 use crate::run_loop::Loop;
-use crate::stack::Object;
-use crate::task::{Entry, TaskRef, state};
+use crate::stack::{self, Object};
+use crate::task::{Entry, TaskRef, release, state};
 
-/// Makes one step of `task`'s coroutine, on the running stack.
+/// Makes one step of `task`'s coroutine, on the running stack. True if the task keeps the stack: it
+/// waits, and its next step must run there.
+///
+/// That is so if the step has made greenlets, or kept a reference to the running one: SQLAlchemy's
+/// `greenlet_spawn` does, and its greenlets switch back to their parent. Such references show in
+/// the count of the stack's.
 #[inline(never)]
-pub fn step(event_loop: &Loop, task: TaskRef) {
+pub fn step(event_loop: &Loop, task: TaskRef) -> bool {
+    let Some(task) = step_here(event_loop, task) else {
+        return false;
+    };
+    let me = stack::current();
+    // SAFETY: the running greenlet.
+    if unsafe { ffi::Py_REFCNT(me) } > event_loop.references_to_stack() {
+        state(&task).stack = me;
+        return true;
+    }
+    release(me);
+    false
+}
+
+/// The step itself. Returns the task if it has yielded.
+fn step_here(event_loop: &Loop, task: TaskRef) -> Option<TaskRef> {
     let (coroutine, context) = {
         let state = state(&task);
         // It runs now, so the reference to itself is not needed; `task` is one.
         let itself = state.itself.take();
         drop(itself);
         let Entry::Coroutine(coroutine) = state.entry else {
-            return;
+            return None;
         };
         (coroutine, state.context)
     };
@@ -45,6 +65,7 @@ pub fn step(event_loop: &Loop, task: TaskRef) {
         ffi::PySendResult::PYGEN_NEXT => {
             // SAFETY: a new reference.
             let value = unsafe { Bound::from_owned_ptr(py, value) };
+            let waiting = task.clone();
             if value.is_none() {
                 wait(event_loop, task);
             } else if value.is(pyo3::types::PyBool::new(py, true)) {
@@ -53,14 +74,17 @@ pub fn step(event_loop: &Loop, task: TaskRef) {
             } else {
                 refuse(py, event_loop, task, &value);
             }
+            (!waiting.is_done()).then_some(waiting)
         }
         ffi::PySendResult::PYGEN_RETURN => {
             // SAFETY: a new reference.
             let value = unsafe { Bound::from_owned_ptr(py, value) };
             finish::finish(py, event_loop, task, Ok(value.unbind()));
+            None
         }
         ffi::PySendResult::PYGEN_ERROR => {
             finish::finish(py, event_loop, task, Err(PyErr::fetch(py)));
+            None
         }
     }
 }

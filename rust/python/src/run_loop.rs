@@ -63,6 +63,9 @@ pub struct Loop {
     stop: Cell<bool>,
     /// How many stacks exist.
     stacks: Cell<usize>,
+    /// How many references there are to a running stack that nobody else knows, one of them the
+    /// asker's.
+    references: Cell<ffi::Py_ssize_t>,
     /// Gets a signal handler's exception.
     main: UnsafeCell<Option<TaskRef>>,
     /// A failure of the loop itself, on its way to the base.
@@ -275,6 +278,7 @@ impl Loop {
             driver: Cell::new(Driver::None),
             stop: Cell::new(false),
             stacks: Cell::new(0),
+            references: Cell::new(2),
             main: UnsafeCell::new(None),
             failure: UnsafeCell::new(None),
             host: UnsafeCell::new(None),
@@ -291,6 +295,12 @@ impl Loop {
     /// How many stacks exist, for statistics.
     pub fn stacks(&self) -> usize {
         self.stacks.get()
+    }
+
+    /// How many references there are to a running stack that the program knows nothing of, if the
+    /// asker has one.
+    pub fn references_to_stack(&self) -> ffi::Py_ssize_t {
+        self.references.get()
     }
 
     /// The adapter of the host that drives us.
@@ -585,9 +595,9 @@ impl Loop {
                         self.resume_host(task);
                         continue;
                     }
+                    let target = next.take_stack().or_else(|| self.pop_idle());
                     self.set_hand_off(task);
                     me.payload.state().frozen = stack::current();
-                    let target = self.pop_idle();
                     // SAFETY: an idle stack and the base are suspended greenlets of this thread.
                     result = unsafe { stack::switch(target.unwrap_or(self.base.get())) };
                     break;
@@ -700,7 +710,10 @@ impl Loop {
             self.resume_host(task);
             return Ok(());
         } else {
-            let stack = match self.stack_for_base(py) {
+            let stack = match next
+                .take_stack()
+                .map_or_else(|| self.stack_for_base(py), Ok)
+            {
                 Ok(stack) => stack,
                 Err(error) => {
                     finish::finish(py, self, task, Err(error));
@@ -944,8 +957,12 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
     let Some(event_loop) = existing() else {
         return raw::none();
     };
-    // The reference that `stack_for_base` made, or `stop_idling` gave back.
+    // The reference that `stack_for_base` made.
     stack::release_current();
+    let me = stack::current();
+    // SAFETY: the running greenlet, which nobody but us knows yet.
+    event_loop.references.set(unsafe { ffi::Py_REFCNT(me) });
+    release(me);
     loop {
         let (task, handed_off) = match event_loop.take_hand_off() {
             Some(task) => (task, true),
@@ -968,7 +985,16 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
         }
         match next.kind {
             Kind::Green => run_green(event_loop, task),
-            Kind::Coroutine => coroutine::step(event_loop, task),
+            Kind::Coroutine => {
+                if let Some(target) = next.take_stack() {
+                    event_loop.set_hand_off(task);
+                    if !switch_idle(event_loop, target) {
+                        return raw::none();
+                    }
+                } else if coroutine::step(event_loop, task) && !leave_kept(event_loop) {
+                    return raw::none();
+                }
+            }
             // A host's task is handed off for a step, and comes from the run queue to be woken.
             Kind::Host if handed_off => {
                 // The step is over, and the host's greenlet goes on. The stack stays with the
@@ -1030,6 +1056,49 @@ fn switch_idle(event_loop: &Loop, target: Object) -> bool {
 fn switch_kept(home: Object) -> bool {
     // SAFETY: the host's greenlet is suspended in the step.
     let result = unsafe { stack::switch(home) };
+    if result.is_null() {
+        // SAFETY: attached. The exception is the one that ends an abandoned greenlet.
+        unsafe { ffi::PyErr_Clear() };
+        return false;
+    }
+    release(result);
+    stack::release_current();
+    true
+}
+
+/// Leaves a stack that a coroutine keeps for its next step, which is then in the hand-off. False:
+/// the coroutine was dropped.
+#[inline(never)]
+fn leave_kept(event_loop: &Loop) -> bool {
+    let result = loop {
+        let task = match event_loop.pick() {
+            Next::Task(task) => task,
+            // SAFETY: the base is suspended.
+            Next::Base => break unsafe { stack::switch(event_loop.base.get()) },
+        };
+        let next = state(&task);
+        if next.is_frozen() {
+            break event_loop.resume(task);
+        }
+        if next.kind == Kind::Host {
+            event_loop.resume_host(task);
+            continue;
+        }
+        let target = next.take_stack();
+        event_loop.set_hand_off(task);
+        if let Some(target) = target {
+            let me = stack::current();
+            release(me);
+            if target == me {
+                // It is our own coroutine's turn already.
+                release(target);
+                return true;
+            }
+        }
+        let target = target.or_else(|| event_loop.pop_idle());
+        // SAFETY: a kept or an idle stack, or the base: suspended greenlets of this thread.
+        break unsafe { stack::switch(target.unwrap_or(event_loop.base.get())) };
+    };
     if result.is_null() {
         // SAFETY: attached. The exception is the one that ends an abandoned greenlet.
         unsafe { ffi::PyErr_Clear() };

@@ -77,6 +77,9 @@ pub struct State {
     /// The greenlet that was running when the task parked; null while it runs, and for a coroutine
     /// that waits without a stack. Owned.
     pub frozen: Object,
+    /// A coroutine's stack, if its steps must go on where they began: it has made greenlets, which
+    /// have that one for their parent. Null otherwise, and while it runs. Owned.
+    pub stack: Object,
     /// What is still to do.
     pub entry: Entry,
     /// The task's `contextvars` context. Owned; null for a host's task, which brings its own.
@@ -114,6 +117,15 @@ pub struct State {
 }
 
 impl State {
+    /// Takes the stack that the next step must run on, if it is a certain one.
+    #[inline(always)]
+    pub fn take_stack(&mut self) -> Option<Object> {
+        if self.stack.is_null() {
+            return None;
+        }
+        Some(std::mem::replace(&mut self.stack, null_mut()))
+    }
+
     /// Whether it goes on by switching to the greenlet it is frozen with. A host's task does not: it
     /// goes on when the host steps it.
     #[inline(always)]
@@ -128,6 +140,7 @@ impl Payload {
         Self(UnsafeCell::new(State {
             kind,
             frozen: null_mut(),
+            stack: null_mut(),
             entry,
             context,
             scope: None,
@@ -182,6 +195,7 @@ impl Drop for Payload {
         let entry = std::mem::replace(&mut state.entry, Entry::None);
         let frozen = std::mem::replace(&mut state.frozen, null_mut());
         let context = std::mem::replace(&mut state.context, null_mut());
+        let stack = std::mem::replace(&mut state.stack, null_mut());
         // A task that ended has none of these. One that is dropped before its end (its scheduler
         // died with its thread, or a coroutine nobody will wake) may be dropped anywhere.
         if matches!(entry, Entry::None) && frozen.is_null() && context.is_null() {
@@ -203,6 +217,7 @@ impl Drop for Payload {
             }
             release(frozen);
             release(context);
+            release(stack);
         });
     }
 }
