@@ -58,13 +58,9 @@ class HostTasks(Protocol):
 
 
 class Backend(ABC):
-    """What drives a loop: `run` for the whole of it, the rest for one that runs already."""
+    """What drives a loop. The native one, which `aevent.run` runs itself, has only its name."""
 
     name: str
-
-    @abstractmethod
-    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
-        """Runs the host's loop until `main()` is done. `options` are the host's own."""
 
 
 class HostBackend(Backend):
@@ -77,6 +73,10 @@ class HostBackend(Backend):
         self._attached = 0
         self._ticking = False
         self._deferred: list[Callable[[], object]] = []
+
+    @abstractmethod
+    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
+        """Runs the host's loop until `main()` is done. `options` are the host's own."""
 
     # --- driving the scheduler ---
 

@@ -191,10 +191,6 @@ def _describe(self: threading.Thread) -> str:
     return f"<{type(self).__name__}({self.name}, {status} {task.ident})>"
 
 
-def _set_daemon(self: threading.Thread, daemonic: bool) -> None:
-    _orig["daemon"].fset(self, daemonic)
-
-
 def current_thread() -> threading.Thread:
     """The green thread's `Thread` object; made up for one that has none."""
     thread = _core.current_thread()
