@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::children::{self, ChildrenRef};
+use crate::errors;
 use crate::run_loop::{self, Loop};
 use crate::stack::{self, Object};
 use crate::task::{Entry, Kind, Payload, TaskRef, release, state};
@@ -601,4 +602,16 @@ pub fn replace_coroutine(
         ffi::Py_DECREF(coroutine.as_ptr());
     }
     Ok(())
+}
+
+/// Drives `awaitable` from synchronous code in a task whose coroutines we step or a host steps.
+#[pyfunction]
+pub fn await_here(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    let Some(task) = run_loop::current() else {
+        return Err(errors::no_task("aevent.await_()"));
+    };
+    if state(&task).kind == Kind::Host {
+        return await_in_host(py, iterator);
+    }
+    await_natively(py, iterator)
 }

@@ -1,0 +1,193 @@
+//! Driving the loop of a thread: what `aevent.run()`, the adapters, signal handlers and `os.fork()`
+//! call.
+
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::cancel_scope::CancelScope;
+use crate::children::Children;
+use crate::errors;
+use crate::finish::{self, Start};
+use crate::run_loop::{self, Driver};
+use crate::task::{Entry, Kind, Report, state};
+use crate::thread::Task;
+
+/// Runs `function(*args)` or a coroutine as the main task of the native loop, and returns its task
+/// when it has ended. `children` is the runner's.
+#[pyfunction]
+pub fn run_native(
+    py: Python<'_>,
+    function: Option<Bound<'_, PyAny>>,
+    args: Bound<'_, PyTuple>,
+    coroutine: Option<Bound<'_, PyAny>>,
+    children: &Children,
+) -> PyResult<Py<PyAny>> {
+    let event_loop = run_loop::obtain(py)?;
+    if event_loop.driver() != Driver::None {
+        return Err(PyRuntimeError::new_err(
+            "aevent.run() was called in an OS thread whose loop is running already. Call the \
+             function directly, spawn it, or run it in a thread of its own.",
+        ));
+    }
+    let (kind, entry) = match (function, coroutine) {
+        (Some(function), _) => (
+            Kind::Green,
+            Entry::Call {
+                function: function.into_ptr(),
+                args: args.into_ptr(),
+                kwargs: null_mut(),
+            },
+        ),
+        (None, Some(coroutine)) => (Kind::Coroutine, Entry::Coroutine(coroutine.into_ptr())),
+        (None, None) => return Err(PyTypeError::new_err("nothing to run")),
+    };
+    let context = finish::copied_context(py)?;
+    let task = finish::spawn(
+        event_loop,
+        Start {
+            entry,
+            kind,
+            context,
+            report: Report::Outcome,
+            parent: Some(&children.shared.scope()),
+            home: Some(children.shared.clone()),
+        },
+    );
+    // The main task is the main thread to whoever asks.
+    state(&task).is_thread = false;
+    let former = event_loop.set_main(Some(task.clone()));
+    let result = event_loop.run(py, &task);
+    drop(event_loop.set_main(former));
+    event_loop.drop_idle_stacks(py);
+    result?;
+    let outcome = state(&task).outcome.take();
+    outcome.unwrap_or_else(|| Ok(py.None()))
+}
+
+/// Starts `function(*args)` as the main green thread of a runner that a host drives.
+#[pyfunction]
+pub fn start_main(
+    py: Python<'_>,
+    function: Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    children: &Children,
+) -> PyResult<(Task, CancelScope)> {
+    let event_loop = run_loop::obtain(py)?;
+    let context = finish::copied_context(py)?;
+    let task = finish::spawn(
+        event_loop,
+        Start {
+            entry: Entry::Call {
+                function: function.into_ptr(),
+                args: args.into_ptr(),
+                kwargs: null_mut(),
+            },
+            kind: Kind::Green,
+            context,
+            report: Report::Outcome,
+            parent: Some(&children.shared.scope()),
+            home: Some(children.shared.clone()),
+        },
+    );
+    state(&task).is_thread = false;
+    drop(event_loop.set_main(Some(task.clone())));
+    let scope = state(&task).scope.clone().expect("a new task has a scope");
+    Ok((
+        Task { task },
+        CancelScope::of_task(scope, event_loop.scheduler.clone()),
+    ))
+}
+
+/// The thread's loop is driven by `host`, an adapter; `None` ends that.
+#[pyfunction]
+#[pyo3(signature = (host))]
+pub fn set_host(py: Python<'_>, host: Option<Py<PyAny>>) -> PyResult<()> {
+    run_loop::obtain(py)?.set_host(host)
+}
+
+/// The adapter that drives the thread's loop.
+#[pyfunction]
+pub fn get_host(py: Python<'_>) -> Option<Py<PyAny>> {
+    run_loop::existing()?.host(py)
+}
+
+/// The descriptor that a host waits for, readable while there is something to do.
+#[pyfunction]
+pub fn loop_fd(py: Python<'_>) -> PyResult<i32> {
+    Ok(run_loop::obtain(py)?.scheduler.fd())
+}
+
+/// One turn for the host: see `Backend`.
+#[pyfunction]
+pub fn tick(py: Python<'_>) -> PyResult<bool> {
+    run_loop::obtain(py)?.tick(py)
+}
+
+/// Who drives the thread's loop: "native", "host" or `None`.
+#[pyfunction]
+pub fn driver() -> Option<&'static str> {
+    match run_loop::existing()?.driver() {
+        Driver::Native => Some("native"),
+        Driver::Host => Some("host"),
+        Driver::None => None,
+    }
+}
+
+/// Delivers an exception to the main task: for signal handlers. False if there is none.
+#[pyfunction]
+pub fn interrupt_main(error: Bound<'_, PyAny>) -> bool {
+    let Some(event_loop) = run_loop::existing() else {
+        return false;
+    };
+    match event_loop.main() {
+        Some(main) if !main.is_done() => {
+            event_loop.interrupt(PyErr::from_value(error));
+            event_loop.scheduler.notify();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Whether the running task is the main one, or no task runs.
+#[pyfunction]
+pub fn is_main_task() -> bool {
+    let Some(event_loop) = run_loop::existing() else {
+        return true;
+    };
+    match (run_loop::current(), event_loop.main()) {
+        (Some(current), Some(main)) => Arc::ptr_eq(&current, &main),
+        _ => false,
+    }
+}
+
+/// Figures about the thread's loop, for people and tests.
+#[pyfunction]
+pub fn statistics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let statistics = PyDict::new(py);
+    if let Some(event_loop) = run_loop::existing() {
+        statistics.set_item("ready", event_loop.scheduler.ready_len())?;
+        statistics.set_item("timers", event_loop.scheduler.timers_len())?;
+        statistics.set_item("stacks", event_loop.stacks())?;
+    }
+    Ok(statistics)
+}
+
+/// For `os.register_at_fork`.
+#[pyfunction]
+pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
+    run_loop::after_fork_in_child(py)
+}
+
+/// ends that.
+#[pyfunction]
+pub fn watch_signals(py: Python<'_>, descriptor: i32) -> PyResult<()> {
+    run_loop::obtain(py)?
+        .scheduler
+        .watch_signals(descriptor)
+        .map_err(|error| errors::from_io(py, &error))
+}
