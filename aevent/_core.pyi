@@ -214,11 +214,14 @@ class HostWaker:
         """Wakes it. Thread-safe, idempotent."""
 
 def wait_descriptors(
-    descriptors: list[tuple[int, bool, bool]], timeout: float | None = None
+    descriptors: list[tuple[int, bool, bool]],
+    timeout: float | None = None,
+    urgent: list[int] | None = None,
 ) -> bool:
     """Parks until one of `descriptors` (number, for reading, for writing) may be ready: true.
 
-    False when `timeout` seconds are over. The caller asks the kernel what is ready. A regular file
+    Those of them that are in `urgent` may also be ready with urgent data. False when `timeout` seconds
+    are over. The caller asks the kernel what is ready. A regular file
     counts as ready at once, and so does a number that is not open: the caller's own call says what
     is wrong with it. RuntimeError outside a task.
     """

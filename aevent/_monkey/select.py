@@ -19,8 +19,6 @@ from . import originals, patcher
 
 _select = select.select
 _poll = select.poll
-_READ = select.POLLIN | select.POLLPRI
-_WRITE = select.POLLOUT
 
 
 class Patience:
@@ -35,11 +33,11 @@ class Patience:
     def is_over(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def wait(self, descriptors: list[tuple[int, bool, bool]]) -> None:
+    def wait(self, descriptors: list[tuple[int, bool, bool]], urgent: Iterable[int] = ()) -> None:
         """Parks until one of the descriptors may be ready, or the time is over."""
         began = time.monotonic()
         left = None if self._deadline is None else max(self._deadline - began, 0)
-        _core.wait_descriptors(descriptors, left)
+        _core.wait_descriptors(descriptors, left, [*urgent])
         # What cannot be waited for (a regular file that select() is to find exceptional) and what
         # is ready for something else than was asked for would have us spin.
         self._idle = self._idle + 1 if time.monotonic() - began < 0.0001 else 0
@@ -92,9 +90,9 @@ def select_(
         return ready
     patience = Patience(timeout)
     while not any(ready) and not patience.is_over():
-        reading = {_number(file) for file in (*rlist, *xlist)}
-        writing = {_number(file) for file in wlist}
-        patience.wait([(fd, fd in reading, fd in writing) for fd in reading | writing])
+        reading, writing, urgent = ({_number(file) for file in it} for it in (rlist, wlist, xlist))
+        everything = reading | writing | urgent
+        patience.wait([(fd, fd in reading, fd in writing) for fd in everything], urgent)
         ready = _select(rlist, wlist, xlist, 0)
     return ready
 
@@ -147,11 +145,13 @@ class _Poll:
         self._waiting = True
         try:
             while not ready and not patience.is_over():
+                registered = self._registered.items()
                 patience.wait(
                     [
-                        (fd, bool(mask & _READ), bool(mask & _WRITE))
-                        for fd, mask in self._registered.items()
-                    ]
+                        (fd, bool(mask & select.POLLIN), bool(mask & select.POLLOUT))
+                        for fd, mask in registered
+                    ],
+                    [fd for fd, mask in registered if mask & select.POLLPRI],
                 )
                 ready = self._poll.poll(0)
         finally:

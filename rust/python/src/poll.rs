@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::task::Poll;
 
 use aevent_runtime::clock::NEVER;
-use aevent_runtime::reactor::OnceKey;
+use aevent_runtime::reactor::{Interest, OnceKey};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -12,16 +12,18 @@ use crate::run_loop;
 use crate::wait;
 
 /// Parks until one of `descriptors` (number, for reading, for writing) may be ready: true; false
-/// when `timeout` seconds are over. The caller asks the kernel again what is ready.
+/// when `timeout` seconds are over. Those in `urgent` are waited for as to urgent data, too. The caller
+/// asks the kernel again what is ready.
 ///
 /// A regular file, which cannot be waited for, counts as ready, and so does a number that is not
 /// open: the caller's own call says what is wrong with it.
 #[pyfunction]
-#[pyo3(signature = (descriptors, timeout=None))]
+#[pyo3(signature = (descriptors, timeout=None, urgent=None))]
 pub fn wait_descriptors(
     py: Python<'_>,
     descriptors: Vec<(RawFd, bool, bool)>,
     timeout: Option<f64>,
+    urgent: Option<Vec<RawFd>>,
 ) -> PyResult<bool> {
     let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::cooperating()) else {
         return Err(errors::no_task("waiting for a descriptor"));
@@ -32,7 +34,12 @@ pub fn wait_descriptors(
     let mut keys: Vec<OnceKey> = Vec::with_capacity(descriptors.len());
     let mut failed = false;
     for (fd, read, write) in descriptors {
-        match scheduler.wait_once(fd, read, write, task.clone()) {
+        let interest = Interest {
+            read,
+            write,
+            urgent: urgent.as_ref().is_some_and(|urgent| urgent.contains(&fd)),
+        };
+        match scheduler.wait_once(fd, interest, task.clone()) {
             Ok(key) => keys.push(key),
             Err(_) => {
                 failed = true;

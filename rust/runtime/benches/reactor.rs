@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use aevent_runtime::inbox::Inbox;
-use aevent_runtime::reactor::{self, Direction, Reactor};
+use aevent_runtime::reactor::{self, Direction, Interest, Reactor};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 fn dispatch(reactor: &mut Reactor<RawFd>) {
@@ -61,7 +61,9 @@ fn wait(criterion: &mut Criterion) {
     let mut buffer = [0; 64];
     criterion.bench_function("foreign", |bencher| {
         bencher.iter(|| {
-            let key = reactor.wait_once(fd, true, false, fd).expect("it is open");
+            let key = reactor
+                .wait_once(fd, Interest::READ, fd)
+                .expect("it is open");
             peer.write_all(b"x").expect("there is room");
             dispatch(&mut reactor);
             reactor.end_once(key);

@@ -10,7 +10,7 @@
 //! timerfd, clearing its notifier, re-registering both), which is as much as a small request costs.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use polling::{Event, PollMode, Poller};
 
@@ -23,6 +23,33 @@ pub enum Direction {
     Read,
     /// Room in the send buffer, or a finished connect.
     Write,
+}
+
+/// What a single wait is for. An error or a hang-up ends each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interest {
+    /// Data, a connection or the end of the stream.
+    pub read: bool,
+    /// Room in the send buffer.
+    pub write: bool,
+    /// Urgent data. Asked for only by who can see them: the others would be woken again and
+    /// again by what none of their calls takes away.
+    pub urgent: bool,
+}
+
+impl Interest {
+    /// Nothing but reading.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+        urgent: false,
+    };
+    /// Nothing but writing.
+    pub const WRITE: Self = Self {
+        read: false,
+        write: true,
+        urgent: false,
+    };
 }
 
 const BELL: u64 = u64::MAX - 1;
@@ -88,18 +115,11 @@ pub struct Reactor<W> {
     once: Vec<Once<W>>,
     once_free: Vec<u32>,
     batch: Option<Batch>,
-    timer: RawFd,
+    timer: OwnedFd,
     /// What the timerfd is set to.
     armed: u64,
     /// The pipe that signal handlers write to, or -1.
     signals: RawFd,
-}
-
-impl<W> Drop for Reactor<W> {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor was opened by `new` and is closed nowhere else.
-        unsafe { libc::close(self.timer) };
-    }
 }
 
 impl<W> Reactor<W> {
@@ -116,6 +136,8 @@ impl<W> Reactor<W> {
         if timer < 0 {
             return Err(io::Error::last_os_error());
         }
+        // SAFETY: it was just opened, for us alone.
+        let timer = unsafe { OwnedFd::from_raw_fd(timer) };
         let reactor = Self {
             poller,
             sources: Vec::new(),
@@ -129,19 +151,25 @@ impl<W> Reactor<W> {
             armed: u64::MAX,
             signals: -1,
         };
-        reactor.register(bell, Event::readable(BELL as usize), PollMode::Edge)?;
-        reactor.register(timer, Event::readable(TIMER as usize), PollMode::Edge)?;
+        reactor.register(bell, Event::readable(BELL as usize))?;
+        let timer = reactor.timer.as_raw_fd();
+        reactor.register(timer, Event::readable(TIMER as usize))?;
         Ok(reactor)
     }
 
-    /// In the child of a fork: closes the child's copies of the descriptors and leaks the rest.
+    /// In the child of a fork: closes the child's copies of the descriptors and leaks those who
+    /// waited, who are the parent's.
+    ///
+    /// The epoll instance is shared with the parent. Dropping the poller takes its own notifier and
+    /// timer out of it, of which nobody makes use: see the module's description.
     pub fn abandon(self) {
-        // SAFETY: the descriptors are open and used by nobody after this; the parent has its own.
-        unsafe {
-            libc::close(self.poller.as_raw_fd());
-            libc::close(self.timer);
+        for slot in &self.once {
+            if slot.duplicate && slot.fd >= 0 {
+                // SAFETY: the child's copy of a duplicate that was made by `wait_once`.
+                unsafe { libc::close(slot.fd) };
+            }
         }
-        std::mem::forget(self);
+        std::mem::forget((self.sources, self.once));
     }
 
     /// The descriptor that a host's loop waits for: readable while an event waits to be dispatched.
@@ -149,26 +177,38 @@ impl<W> Reactor<W> {
         self.poller.as_raw_fd()
     }
 
-    fn register(&self, fd: RawFd, event: Event, mode: PollMode) -> io::Result<()> {
+    fn register(&self, fd: RawFd, event: Event) -> io::Result<()> {
         // SAFETY: `polling` wants a source deleted before it is closed, because on some systems the
         // registration would dangle. With epoll a closed descriptor's registration vanishes, or,
         // when a duplicate lives on, reports a key whose generation we no longer accept.
         unsafe {
             self.poller
-                .add_with_mode(&BorrowedFd::borrow_raw(fd), event, mode)
+                .add_with_mode(&BorrowedFd::borrow_raw(fd), event, PollMode::Edge)
         }
     }
 
     /// Registers a descriptor of ours for its life, or changes the registration.
     ///
-    /// Not by `polling`, which cannot ask for `EPOLLRDHUP`. Without that flag, data and the end of
-    /// the stream that arrive together are one edge that does not tell of the end, and after a short
-    /// read nobody would look for it (`tests/end_of_stream.rs`).
+    /// `EPOLLRDHUP`, since otherwise data and the end of the stream that arrive together would be one
+    /// edge that does not tell of the end, and after a short read nobody would look for it
+    /// (`tests/end_of_stream.rs`).
     fn register_source(&self, fd: RawFd, operation: libc::c_int, key: u64) -> io::Result<()> {
         const EVENTS: libc::c_int =
             libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLOUT | libc::EPOLLET;
+        self.control(fd, operation, EVENTS, key)
+    }
+
+    /// What `polling` asks for depends on nothing but the direction, so what needs other flags goes
+    /// past it.
+    fn control(
+        &self,
+        fd: RawFd,
+        operation: libc::c_int,
+        events: libc::c_int,
+        key: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
-            events: EVENTS as u32,
+            events: events as u32,
             u64: key,
         };
         // SAFETY: `event` outlives the call. A descriptor that is closed while it is registered is
@@ -306,13 +346,7 @@ impl<W> Reactor<W> {
     ///
     /// The registration is removed by [`Reactor::end_once`], which must be called however the wait
     /// ends. Errors: `EPERM` for regular files, which are always ready; `EBADF`.
-    pub fn wait_once(
-        &mut self,
-        fd: RawFd,
-        read: bool,
-        write: bool,
-        waiter: W,
-    ) -> io::Result<OnceKey> {
+    pub fn wait_once(&mut self, fd: RawFd, interest: Interest, waiter: W) -> io::Result<OnceKey> {
         let index = match self.once_free.pop() {
             Some(index) => index,
             None => {
@@ -329,10 +363,14 @@ impl<W> Reactor<W> {
         slot.generation = slot.generation.wrapping_add(1) & 0x3fff_ffff;
         let generation = slot.generation;
         let key = ONCE | (u64::from(generation) << 32) | u64::from(index);
-        let event = Event::new(key as usize, read, write).with_priority();
+        let flag = |asked: bool, flag: libc::c_int| if asked { flag } else { 0 };
+        let events = flag(interest.read, libc::EPOLLIN | libc::EPOLLRDHUP)
+            | flag(interest.write, libc::EPOLLOUT)
+            | flag(interest.urgent, libc::EPOLLPRI)
+            | libc::EPOLLONESHOT;
         let mut polled = fd;
         let mut duplicate = false;
-        let mut result = self.register(fd, event, PollMode::Oneshot);
+        let mut result = self.control(fd, libc::EPOLL_CTL_ADD, events, key);
         if matches!(&result, Err(e) if e.raw_os_error() == Some(libc::EEXIST)) {
             // Registered already, as a socket of ours or by another single wait. epoll tells
             // registrations apart by descriptor number, so a duplicate gets one of its own.
@@ -342,7 +380,7 @@ impl<W> Reactor<W> {
                 Err(io::Error::last_os_error())
             } else {
                 duplicate = true;
-                self.register(polled, event, PollMode::Oneshot)
+                self.control(polled, libc::EPOLL_CTL_ADD, events, key)
             };
         }
         if let Err(error) = result {
@@ -401,7 +439,7 @@ impl<W> Reactor<W> {
         // SAFETY: `spec` outlives the call and the descriptor is open as long as `self`.
         unsafe {
             libc::timerfd_settime(
-                self.timer,
+                self.timer.as_raw_fd(),
                 libc::TFD_TIMER_ABSTIME,
                 &spec,
                 std::ptr::null_mut(),
@@ -421,7 +459,7 @@ impl<W> Reactor<W> {
         if fd < 0 {
             return Ok(());
         }
-        self.register(fd, Event::readable(SIGNALS as usize), PollMode::Edge)
+        self.register(fd, Event::readable(SIGNALS as usize))
     }
 
     fn drain_signals(&self) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::cancel_tree::Scope;
 use crate::clock::{self, NEVER};
 use crate::inbox::Inbox;
-use crate::reactor::{self, Batch, Direction, OnceKey, Reactor};
+use crate::reactor::{self, Batch, Direction, Interest, OnceKey, Reactor};
 use crate::run_queue::RunQueue;
 use crate::task::Task;
 use crate::timers::{TimerKey, Timers};
@@ -369,11 +369,10 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     pub fn wait_once(
         &self,
         fd: RawFd,
-        read: bool,
-        write: bool,
+        interest: Interest,
         task: Arc<Task<X>>,
     ) -> io::Result<OnceKey> {
-        self.reactor().wait_once(fd, read, write, task)
+        self.reactor().wait_once(fd, interest, task)
     }
 
     /// See [`Reactor::end_once`].

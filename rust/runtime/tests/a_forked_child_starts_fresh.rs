@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use aevent_runtime::fork;
+use aevent_runtime::reactor::Interest;
 use aevent_runtime::scheduler::Scheduler;
 use aevent_runtime::wait_queue::{Acquire, Lock, Semaphore, WaitQueue, Waiter};
 use support::{Name, is_readable, parked, run_ready};
@@ -60,8 +61,19 @@ fn a_scheduler() -> (Arc<Scheduler<Name>>, i32) {
     scheduler.unpark_at(1, parked(&scheduler, "timer"));
     parked(&scheduler, "ready").unpark();
     scheduler.notify();
+    // SAFETY: no pointers. It is open until the process ends.
+    let awaited = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    // Registered twice, so that there is a duplicate.
+    for name in ["first", "second"] {
+        let task = parked(&scheduler, name);
+        scheduler.wait_once(awaited, Interest::READ, task).unwrap();
+    }
     let fd = scheduler.fd();
     (scheduler, fd)
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 fn main() {
@@ -146,7 +158,10 @@ fn main() {
         "a scheduler that is reset has nothing to do",
         a_scheduler(),
         |(scheduler, _)| {
+            let open = open_descriptors();
             scheduler.reset_after_fork().unwrap();
+            // All are replaced, and the duplicate is of no use.
+            assert_eq!(open_descriptors(), open - 1);
             assert!(!scheduler.has_ready());
             assert_eq!(
                 (scheduler.timers_len(), scheduler.time_to_wait()),

@@ -6,13 +6,14 @@ mod support;
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard};
 
 use aevent_runtime::descriptor;
 use aevent_runtime::inbox::Inbox;
-use aevent_runtime::reactor::{self, Direction, Reactor};
+use aevent_runtime::reactor::{self, Direction, Interest, Reactor};
 use support::{Name, registered};
 
 /// One test at a time: some look at descriptor numbers, which all threads share.
@@ -63,6 +64,45 @@ fn pipe() -> (File, File) {
     }
 }
 
+/// A connection, and one byte of urgent data for its second end, which has arrived.
+fn connection_with_urgent_data() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (receiver, _) = listener.accept().unwrap();
+    let mut poll = libc::pollfd {
+        fd: receiver.as_raw_fd(),
+        events: libc::POLLPRI,
+        revents: 0,
+    };
+    // SAFETY: one readable byte, and one valid entry.
+    unsafe {
+        assert_eq!(
+            libc::send(sender.as_raw_fd(), c"!".as_ptr().cast(), 1, libc::MSG_OOB),
+            1
+        );
+        assert_eq!(libc::poll(&mut poll, 1, 10_000), 1);
+    }
+    (sender, receiver)
+}
+
+#[test]
+fn urgent_data_wake_only_those_who_asked_for_them() {
+    let mut watched = Watched::new();
+    let (_sender, receiver) = connection_with_urgent_data();
+    let fd = receiver.as_raw_fd();
+    let reader = watched.reactor.wait_once(fd, Interest::READ, "reader");
+    assert_eq!(watched.look(), [""; 0]);
+    let urgent = Interest {
+        urgent: true,
+        ..Interest::READ
+    };
+    let urgent = watched.reactor.wait_once(fd, urgent, "urgent");
+    assert_eq!(watched.look(), ["urgent"]);
+    watched.reactor.end_once(reader.unwrap());
+    watched.reactor.end_once(urgent.unwrap());
+    assert_eq!(watched.registered(), 0);
+}
+
 fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -73,7 +113,7 @@ fn data_in_a_pipe_is_reported_once() {
     let (reader, mut writer) = pipe();
     let key = watched
         .reactor
-        .wait_once(reader.as_raw_fd(), true, false, "reader")
+        .wait_once(reader.as_raw_fd(), Interest::READ, "reader")
         .unwrap();
     assert_eq!(watched.look(), [""; 0]);
     writer.write_all(b"x").unwrap();
@@ -91,11 +131,11 @@ fn what_is_ready_already_is_reported() {
     (&writer).write_all(b"x").unwrap();
     let first = watched
         .reactor
-        .wait_once(reader.as_raw_fd(), true, false, "reader")
+        .wait_once(reader.as_raw_fd(), Interest::READ, "reader")
         .unwrap();
     let second = watched
         .reactor
-        .wait_once(writer.as_raw_fd(), false, true, "writer")
+        .wait_once(writer.as_raw_fd(), Interest::WRITE, "writer")
         .unwrap();
     let mut woken = watched.look();
     woken.sort_unstable();
@@ -111,7 +151,7 @@ fn a_wait_that_was_ended_is_not_reported() {
     let (reader, mut writer) = pipe();
     let key = watched
         .reactor
-        .wait_once(reader.as_raw_fd(), true, false, "reader")
+        .wait_once(reader.as_raw_fd(), Interest::READ, "reader")
         .unwrap();
     watched.reactor.end_once(key);
     assert_eq!(watched.registered(), 0);
@@ -124,17 +164,23 @@ fn ending_it_twice_does_not_end_the_next_one() {
     let mut watched = Watched::new();
     let (reader, mut writer) = pipe();
     let fd = reader.as_raw_fd();
-    let ended = watched.reactor.wait_once(fd, true, false, "ended").unwrap();
+    let ended = watched
+        .reactor
+        .wait_once(fd, Interest::READ, "ended")
+        .unwrap();
     watched.reactor.end_once(ended);
     watched.reactor.end_once(ended);
-    let next = watched.reactor.wait_once(fd, true, false, "next").unwrap();
+    let next = watched
+        .reactor
+        .wait_once(fd, Interest::READ, "next")
+        .unwrap();
     assert_ne!(ended, next);
     watched.reactor.end_once(ended);
     // Two free entries for one place would give it to both of these.
     let (other_reader, _other_writer) = pipe();
     let other = watched
         .reactor
-        .wait_once(other_reader.as_raw_fd(), true, false, "other")
+        .wait_once(other_reader.as_raw_fd(), Interest::READ, "other")
         .unwrap();
     writer.write_all(b"x").unwrap();
     assert_eq!(watched.look(), ["next"]);
@@ -152,7 +198,7 @@ fn a_socket_of_ours_can_be_waited_for_as_well() {
     let before = open_descriptors();
     assert!(watched.reactor.wait(fd, Direction::Read, "ours").unwrap());
     let keys = ["select", "poll"].map(|name| {
-        let key = watched.reactor.wait_once(fd, true, false, name);
+        let key = watched.reactor.wait_once(fd, Interest::READ, name);
         key.unwrap()
     });
     assert_eq!(watched.registered(), 3);
@@ -176,7 +222,7 @@ fn the_hang_up_of_a_pipe_is_reported() {
     let (reader, writer) = pipe();
     let key = watched
         .reactor
-        .wait_once(reader.as_raw_fd(), true, false, "reader")
+        .wait_once(reader.as_raw_fd(), Interest::READ, "reader")
         .unwrap();
     drop(writer);
     assert_eq!(watched.look(), ["reader"]);
@@ -189,7 +235,7 @@ fn its_owner_may_close_the_descriptor_meanwhile() {
     let (reader, _writer) = pipe();
     let key = watched
         .reactor
-        .wait_once(reader.as_raw_fd(), true, false, "reader")
+        .wait_once(reader.as_raw_fd(), Interest::READ, "reader")
         .unwrap();
     drop(reader);
     assert_eq!(watched.registered(), 0);
@@ -200,7 +246,7 @@ fn its_owner_may_close_the_descriptor_meanwhile() {
 fn refused(watched: &mut Watched, fd: RawFd) -> io::Error {
     watched
         .reactor
-        .wait_once(fd, true, false, "refused")
+        .wait_once(fd, Interest::READ, "refused")
         .unwrap_err()
 }
 
@@ -219,7 +265,7 @@ fn a_regular_file_and_a_closed_number_are_refused() {
     let (reader, mut writer) = pipe();
     let key = watched
         .reactor
-        .wait_once(reader.as_raw_fd(), true, false, "reader")
+        .wait_once(reader.as_raw_fd(), Interest::READ, "reader")
         .unwrap();
     writer.write_all(b"x").unwrap();
     assert_eq!(watched.look(), ["reader"]);
