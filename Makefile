@@ -6,7 +6,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
 	then command -v $$candidate; break; fi; done)
 
-# Passed on to pytest by `test-python` and to the benchmark by `bench`.
+# Passed on to pytest by `test-python`, to the benchmark by `bench`, and so on.
 ARGS ?=
 
 VENV := .venv
@@ -95,6 +95,10 @@ test-rust:  ## the scheduler's own tests, and loom's exploration of what threads
 .PHONY: test-python
 test-python: build  ## the Python tests (ARGS=… goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: conformance
+conformance: build  ## CPython's own tests, patched, against plain Python (ARGS=… goes to tests/stdlib/run.py)
+	$(BIN)/python tests/stdlib/run.py $(ARGS)
 
 .PHONY: lint
 lint: $(STAMPS)/dev  ## formatting and lints of Rust and Python
