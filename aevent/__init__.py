@@ -15,6 +15,7 @@ from ._bridge import native as native
 from ._bridge import patched as patched
 from ._bridge import per_task as per_task
 from ._exceptions import AeventError as AeventError
+from ._exceptions import AeventWarning as AeventWarning
 from ._exceptions import Cancelled as Cancelled
 from ._offload import offload as offload
 from ._run import run as run

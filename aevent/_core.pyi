@@ -57,6 +57,7 @@ __all__ = [
     "makes_coroutine",
     "offload",
     "queue_methods",
+    "referrers",
     "replace_coroutine",
     "replace_native",
     "run_native",
@@ -736,6 +737,15 @@ def watch_signals(descriptor: int) -> None:
 
 def after_fork_in_child() -> None:
     """For `os.register_at_fork`: the running task is the only one, and the scheduler is fresh."""
+
+def referrers(
+    objects: list[Any], targets: list[Any], kinds: tuple[type, ...], /
+) -> list[tuple[Any, Any]]:
+    """Which of `objects` refer to what: pairs of a referrer and one that it refers to.
+
+    Reported are references to one of `targets`, by identity, and to an instance of exactly one of
+    `kinds`. A referrer comes once for each of its references.
+    """
 
 def statistics() -> dict[str, int]:
     """Figures about the thread's loop (ready tasks, timers, stacks); empty if it has none."""

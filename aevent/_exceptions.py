@@ -7,3 +7,7 @@ from ._core import Cancelled as Cancelled
 
 class AeventError(RuntimeError):
     """aevent was asked for what it cannot do here; the message says what to do instead."""
+
+
+class AeventWarning(UserWarning):
+    """Something works less well than it could, and why."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import _core, _run
 from ._backend import check_name, load
-from ._exceptions import AeventError
+from ._exceptions import AeventError, AeventWarning
 from ._monkey import hosts, patcher
+from ._monkey import rebind as early
 
 #: What can be patched, in the order in which it is.
 MODULES = ("time", "_thread", "threading", "queue", "socket", "select", "selectors", "atexit")
@@ -18,13 +20,18 @@ MODULES = ("time", "_thread", "threading", "queue", "socket", "select", "selecto
 _fork_hook_installed = False
 
 
-def setup(backend: str | None = None, *, exclude: Iterable[str] = ()) -> None:
+def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bool = True) -> None:
     """Patches the standard library and chooses the backend that `run` uses by default.
 
     `backend` is "native", "asyncio" or "trio"; default `AEVENT_BACKEND`, else native. `exclude`
-    names modules of the standard library to leave alone. Call it before other imports. Calling it
-    again with the same backend is fine; with another it is an error, since patched code is the same
-    for all backends and `run(…, backend=…)` chooses one for a single call.
+    names modules of the standard library to leave alone. Call it before other imports.
+
+    What was imported earlier is searched for names that stand for what is patched now, and for
+    locks that serve OS threads only; both are replaced, wherever they are held. `rebind=False`
+    leaves them. What cannot be replaced is named by an `AeventWarning`; `doctor()` tells it all.
+
+    Calling it again with the same backend is fine; with another it is an error, since patched code
+    is the same for all backends and `run(…, backend=…)` chooses one for a single call.
     """
     name = check_name(backend or os.environ.get("AEVENT_BACKEND") or "native")
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
@@ -58,6 +65,14 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = ()) -> None:
             importlib.import_module(f"._monkey.{module}", __package__).patch()
     hosts.keep_originals()
     _install_fork_hook()
+    if rebind:
+        for finding in early.rebind(hosts.belongs):
+            # At the end: if warnings are errors, everything is patched nevertheless.
+            warnings.warn(
+                f"aevent.setup() came too late for {finding}. Call it first, before other imports.",
+                AeventWarning,
+                stacklevel=2,
+            )
 
 
 def _install_fork_hook() -> None:

@@ -13,7 +13,8 @@ from .threading import SYSTEM_PACKAGES, _SystemThread
 _done: set[str] = set()
 
 
-def _belongs(name: str) -> bool:
+def belongs(name: str) -> bool:
+    """Whether the module is a host's."""
     return name.partition(".")[0] in SYSTEM_PACKAGES
 
 
@@ -24,7 +25,7 @@ def keep_originals() -> None:
     # `threading.RLock` is a factory that asks the module for the class, which is patched by now.
     stands_for[id(_core.RLock)] = originals.system_rlock
     for name, module in list(sys.modules.items()):
-        if name in _done or not _belongs(name) or not isinstance(module, ModuleType):
+        if name in _done or not belongs(name) or not isinstance(module, ModuleType):
             continue
         _done.add(name)
         for key, value in list(vars(module).items()):

@@ -15,6 +15,7 @@ mod driving;
 mod errors;
 mod event;
 mod finish;
+mod heap;
 mod local;
 mod lock;
 mod offload;
@@ -72,6 +73,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module
     )?)?;
     module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
+    module.add_function(wrap_pyfunction!(heap::referrers, module)?)?;
     module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
