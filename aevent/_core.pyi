@@ -74,6 +74,9 @@ __all__ = [
     "socket_recv_into",
     "socket_send",
     "socket_sendall",
+    "ssl_call",
+    "ssl_read",
+    "ssl_write",
     "start_main",
     "start_new_thread",
     "start_thread",
@@ -806,6 +809,18 @@ def socket_send(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> int:
 
 def socket_sendall(sock: _socket.socket, data: Buffer, flags: int = 0, /) -> None:
     """`socket.sendall` in a task. The timeout is for the whole."""
+
+def ssl_read(sock: _socket.socket, sslobj: Any, size: int, buffer: Buffer | None = None, /) -> Any:
+    """`sslobj.read(size[, buffer])` in a task. `sslobj` is OpenSSL's object in the `SSLSocket`.
+
+    Timeouts are those of `sock`, in the words of the original.
+    """
+
+def ssl_write(sock: _socket.socket, sslobj: Any, data: Buffer, /) -> int:
+    """`sslobj.write(data)` in a task. One that has to wait is finished before another begins."""
+
+def ssl_call(sock: _socket.socket, method: Callable[[], _T], /) -> _T:
+    """`method()` in a task: the handshake or the shutdown of the `SSLSocket`."""
 
 def queue_methods(module: ModuleType) -> dict[str, Any]:
     """The methods that `queue.Queue` is given: `put` and `get`, for tasks and OS threads alike.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -15,7 +16,17 @@ from ._monkey import hosts, patcher
 from ._monkey import rebind as early
 
 #: What can be patched, in the order in which it is.
-MODULES = ("time", "_thread", "threading", "queue", "socket", "select", "selectors", "atexit")
+MODULES = (
+    "time",
+    "_thread",
+    "threading",
+    "queue",
+    "socket",
+    "select",
+    "selectors",
+    "ssl",
+    "atexit",
+)
 
 _fork_hook_installed = False
 
@@ -61,6 +72,8 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
     _run.chosen_backend = name
     _run.before_run = hosts.keep_originals
     for module in MODULES:
+        if module == "ssl" and importlib.util.find_spec("_ssl") is None:
+            continue  # a Python without OpenSSL
         if module not in excluded:
             importlib.import_module(f"._monkey.{module}", __package__).patch()
     hosts.keep_originals()

@@ -201,6 +201,18 @@ def web(name: str, *, keep_alive: bool) -> Benchmark:
     )
 
 
+def tls(name: str, kind: str, operation: str, native: float, hosted: float) -> Benchmark:
+    return Benchmark(
+        name=name,
+        operation=f"{operation}; 50 connections, both ends in one process",
+        workload="tls_echo",
+        parameters={"connections": 50, "kind": kind},
+        runtimes=AEVENT + PEERS,
+        targets=at_least(native) + at_least(hosted, runtimes=HOSTED),
+        max_rounds=3,
+    )
+
+
 def thread_pool(name: str, kind: str, operation: str) -> Benchmark:
     return Benchmark(
         name=name,
@@ -256,6 +268,8 @@ BENCHMARKS = (
     echo(1000, (), threads=False),
     web("http-keep-alive", keep_alive=True),
     web("http-close", keep_alive=False),
+    tls("tls-echo-50", "echo", "one request of 64 bytes over TLS", 1.3, 1.2),
+    tls("tls-handshake", "handshake", "one TLS connection, with one request", 1, 1),
     Benchmark(
         name="look-ups",
         operation="30 look-ups of 50 ms each, all at once",

@@ -77,14 +77,14 @@ def _describe(new: Any, original: Any, name: str, owner: ModuleType | type) -> N
     new._aevent_select = lambda: new if _core.in_task() else original
 
 
-def in_place(owner: ModuleType, name: str) -> type:
+def in_place(owner: ModuleType, name: str, *bases: type) -> type:
     """Says of a class whose methods are about to be patched what it was.
 
     The original that it gets is a subclass: its objects pass for the class's, and behave as they
-    did before, whoever uses them.
+    did before, whoever uses them. `bases` are the originals of the class's own bases.
     """
     kind: Any = getattr(owner, name)
-    original: Any = type(kind.__name__, (kind,), {"__slots__": (), "__doc__": kind.__doc__})
+    original: Any = type(kind.__name__, (kind, *bases), {"__slots__": (), "__doc__": kind.__doc__})
     original.__module__, original.__qualname__ = kind.__module__, kind.__qualname__
     kind._aevent_orig = original
     kind._aevent_new = kind

@@ -30,6 +30,7 @@ mod semaphore;
 mod simple_queue;
 mod sleep;
 mod socket;
+mod ssl;
 mod stack;
 mod task;
 mod thread;
@@ -87,6 +88,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     socket::send::SENDALL.add(module)?;
     socket::receive::RECV_INTO.add(module)?;
     module.add_function(wrap_pyfunction!(socket::send::socket_send, module)?)?;
+    ssl::CALL.add(module)?;
+    ssl::READ.add(module)?;
+    ssl::WRITE.add(module)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(portal::await_here, module)?)?;

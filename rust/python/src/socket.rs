@@ -19,18 +19,17 @@ use aevent_runtime::reactor::Direction;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-pub use object::check_layout;
+pub use object::{Socket, check_layout};
 
 use crate::errors::{self, Outcome, Raised};
 use crate::run_loop::{self, Loop};
 use crate::stack::Object;
 use crate::task::TaskRef;
 use crate::wait;
-use object::Socket;
 
 /// The loop that a cooperative call runs in.
 #[inline(always)]
-fn here() -> PyResult<&'static Loop> {
+pub fn here() -> PyResult<&'static Loop> {
     match run_loop::existing() {
         Some(event_loop) if run_loop::cooperates() => Ok(event_loop),
         _ => Err(errors::no_task("a socket call")),
@@ -39,14 +38,14 @@ fn here() -> PyResult<&'static Loop> {
 
 /// The running task. A reference of its own: nothing of the loop is borrowed while others run.
 #[inline(always)]
-fn me() -> PyResult<TaskRef> {
+pub fn me() -> PyResult<TaskRef> {
     run_loop::cooperating()
         .cloned()
         .ok_or_else(|| errors::no_task("a socket call"))
 }
 
 /// Waits until the socket may be ready. `Err`: timed out, closed meanwhile, cancelled.
-#[inline(never)]
+#[inline(always)]
 fn wait_ready(
     py: Python<'_>,
     event_loop: &Loop,
@@ -54,6 +53,23 @@ fn wait_ready(
     direction: Direction,
     deadline: u64,
 ) -> Outcome<()> {
+    if wait_in_time(py, event_loop, socket, direction, deadline)? {
+        Ok(())
+    } else {
+        Err(errors::timed_out().into())
+    }
+}
+
+/// Waits until the socket may be ready: true; false at `deadline`. `Err`: closed meanwhile,
+/// cancelled.
+#[inline(never)]
+pub fn wait_in_time(
+    py: Python<'_>,
+    event_loop: &Loop,
+    socket: Socket,
+    direction: Direction,
+    deadline: u64,
+) -> Outcome<bool> {
     let task = me()?;
     let fd = socket.fd();
     if fd < 0 {
@@ -62,7 +78,7 @@ fn wait_ready(
     let generation = descriptor::generation(fd);
     match event_loop.scheduler.wait_ready(fd, direction, task.clone()) {
         Ok(true) => {}
-        Ok(false) => return Ok(()),
+        Ok(false) => return Ok(true),
         Err(error) => return Err(errors::from_io(py, &error).into()),
     }
     // One unpark is enough to try the call again; it says `EAGAIN` if there was another reason.
@@ -77,7 +93,7 @@ fn wait_ready(
     if descriptor::generation(fd) != generation || socket.fd() != fd {
         if socket.fd() == fd {
             // Another socket object took a number that is still this one's too.
-            return result.map(|_| ());
+            return result.map(|_| true);
         }
         if result.is_err() {
             // Closed and cancelled at once: the cancellation is what counts.
@@ -86,11 +102,7 @@ fn wait_ready(
         return Err(errors::os_error(py, libc::EBADF).into());
     }
     event_loop.scheduler.forget_ready(fd, direction, &task);
-    match result {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(errors::timed_out().into()),
-        Err(raised) => Err(raised),
-    }
+    result
 }
 
 /// Tries `call` until it says something else than `EAGAIN`.
@@ -130,8 +142,9 @@ fn until_done(
     }
 }
 
+/// The last system call's error.
 #[inline(always)]
-fn errno() -> i32 {
+pub fn errno() -> i32 {
     // SAFETY: the address of this thread's errno is always valid.
     unsafe { *libc::__errno_location() }
 }
@@ -139,7 +152,7 @@ fn errno() -> i32 {
 /// Before a call: others may run if the task's time slice is over. Before, since it may raise, and
 /// what a call has received or sent must not be lost.
 #[inline(always)]
-fn breathe(py: Python<'_>) -> Outcome<()> {
+pub fn breathe(py: Python<'_>) -> Outcome<()> {
     match run_loop::existing() {
         Some(event_loop) => event_loop.breathe(py),
         None => Ok(()),

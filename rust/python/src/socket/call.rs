@@ -1,8 +1,6 @@
 //! The other methods: the original is called where it would not block. Calls without flags are made
 //! non-blocking for the length of the one system call.
 
-use std::os::fd::RawFd;
-
 use aevent_runtime::reactor::Direction;
 use pyo3::exceptions::{PyBlockingIOError, PyOSError};
 use pyo3::prelude::*;
@@ -22,15 +20,7 @@ fn call_without_blocking<'py>(
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = sock.py();
-    let timeout = socket.timeout();
-    let fd = socket.fd();
-    // A socket with a timeout is in non-blocking mode already; Python did that.
-    let blocking = timeout < 0;
-    if blocking {
-        set_nonblocking(fd, true);
-    }
-    socket.set_timeout(0);
-    let result = match args.len() {
+    socket.with_timeout(0, || match args.len() {
         0 => method.call((sock,), kwargs),
         1 => method.call((sock, args.get_item(0)?), kwargs),
         _ => {
@@ -38,21 +28,7 @@ fn call_without_blocking<'py>(
             all.extend(args.iter());
             method.call(PyTuple::new(py, all)?, kwargs)
         }
-    };
-    // It may have been closed by another thread during the call.
-    if socket.fd() == fd {
-        socket.set_timeout(timeout);
-        if blocking {
-            set_nonblocking(fd, false);
-        }
-    }
-    result
-}
-
-fn set_nonblocking(fd: RawFd, value: bool) {
-    let mut value = libc::c_int::from(value);
-    // SAFETY: `FIONBIO` reads one int.
-    unsafe { libc::ioctl(fd, libc::FIONBIO, &mut value) };
+    })
 }
 
 /// Calls one of the original socket methods in a task, parking where it would block. `write` tells

@@ -29,7 +29,7 @@ struct SocketObject {
 
 /// A socket object, borrowed for the length of a call.
 #[derive(Clone, Copy)]
-pub(super) struct Socket(*mut SocketObject);
+pub struct Socket(*mut SocketObject);
 
 impl Socket {
     #[inline(always)]
@@ -37,8 +37,9 @@ impl Socket {
         Ok(Self::of_raw(object.py(), object.as_ptr())?)
     }
 
+    /// TypeError if the object is no socket.
     #[inline(always)]
-    pub(super) fn of_raw(py: Python<'_>, object: Object) -> Outcome<Self> {
+    pub fn of_raw(py: Python<'_>, object: Object) -> Outcome<Self> {
         let kind = socket_type(py)?;
         // SAFETY: both are valid; a type check reads only.
         if unsafe { ffi::PyObject_TypeCheck(object, kind) } == 0 {
@@ -47,21 +48,45 @@ impl Socket {
         Ok(Self(object.cast()))
     }
 
+    /// The descriptor; -1 once it is closed.
     #[inline(always)]
-    pub(super) fn fd(self) -> RawFd {
+    pub fn fd(self) -> RawFd {
         // SAFETY: the object is alive, since the caller of ours holds it, and has this layout.
         unsafe { (*self.0).fd }
     }
 
+    /// Nanoseconds; negative: blocking; zero: non-blocking.
     #[inline(always)]
-    pub(super) fn timeout(self) -> i64 {
+    pub fn timeout(self) -> i64 {
         // SAFETY: as above.
         unsafe { (*self.0).timeout }
     }
 
-    pub(super) fn set_timeout(self, timeout: i64) {
+    fn set_timeout(self, timeout: i64) {
         // SAFETY: as above; attached, so nobody reads it at the same time.
         unsafe { (*self.0).timeout = timeout }
+    }
+
+    /// Calls `call` with the socket non-blocking and the timeout replaced for just that long.
+    #[inline(always)]
+    pub fn with_timeout<T>(self, timeout: i64, call: impl FnOnce() -> T) -> T {
+        let before = self.timeout();
+        let fd = self.fd();
+        // A socket with a timeout is in non-blocking mode already; Python did that.
+        let blocking = before < 0;
+        if blocking {
+            set_nonblocking(fd, true);
+        }
+        self.set_timeout(timeout);
+        let result = call();
+        // It may have been closed, or given another timeout, by another thread during the call.
+        if self.fd() == fd && self.timeout() == timeout {
+            self.set_timeout(before);
+            if blocking {
+                set_nonblocking(fd, false);
+            }
+        }
+        result
     }
 
     #[inline(always)]
@@ -71,12 +96,18 @@ impl Socket {
     }
 
     /// The deadline of a call that begins to wait now.
-    pub(super) fn deadline(self) -> u64 {
+    pub fn deadline(self) -> u64 {
         match self.timeout() {
             timeout if timeout < 0 => NEVER,
             timeout => clock::now().saturating_add(timeout as u64),
         }
     }
+}
+
+fn set_nonblocking(fd: RawFd, value: bool) {
+    let mut value = libc::c_int::from(value);
+    // SAFETY: `FIONBIO` reads one int.
+    unsafe { libc::ioctl(fd, libc::FIONBIO, &mut value) };
 }
 
 /// `_socket.socket`, cached.
