@@ -82,6 +82,7 @@ __all__ = [
     "start_thread",
     "statistics",
     "task_kind",
+    "thread_count",
     "thread_ident",
     "tick",
     "wait_descriptors",
@@ -654,6 +655,9 @@ def set_thread_hooks(
 
 def makes_coroutine(function: Callable[..., object]) -> bool | None:
     """Whether calling `function` makes a coroutine; `None` if only `inspect` can tell."""
+
+def thread_count() -> int:
+    """How many green threads were started as threads and have not ended, in all OS threads."""
 
 def thread_ident() -> int | None:
     """The identifier of the green thread that calls; `None` outside one and under `native()`."""

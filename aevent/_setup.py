@@ -92,12 +92,17 @@ def _install_fork_hook() -> None:
     global _fork_hook_installed
     if not _fork_hook_installed:
         _fork_hook_installed = True
-        os.register_at_fork(after_in_child=_after_fork_in_child)
+        threading = importlib.import_module("._monkey.threading", __package__)
 
+        def after_in_child() -> None:
+            _core.after_fork_in_child()
+            threading.after_fork_in_child()
 
-def _after_fork_in_child() -> None:
-    _core.after_fork_in_child()
-    importlib.import_module("._monkey.threading", __package__).after_fork_in_child()
+        os.register_at_fork(
+            before=threading.before_fork,
+            after_in_parent=threading.after_fork_in_parent,
+            after_in_child=after_in_child,
+        )
 
 
 def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> Any:

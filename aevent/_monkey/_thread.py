@@ -14,11 +14,20 @@ def get_ident() -> int:
     return originals.get_ident() if ident is None else ident
 
 
+_original_count = _thread._count
+
+
+def _count() -> int:
+    """The threads that were started by the program and have not ended: green ones and real ones."""
+    return _original_count() + _core.thread_count()
+
+
 def patch() -> None:
     for name in ("start_new_thread", "start_new"):
         if hasattr(_thread, name):
             patcher.function(_thread, name, _core.start_new_thread)
     patcher.function(_thread, "get_ident", get_ident)
+    patcher.always(_thread, "_count", _count)
     for name in ("allocate_lock", "allocate", "LockType", "lock"):
         if hasattr(_thread, name):
             patcher.hybrid(_thread, name, _core.Lock)

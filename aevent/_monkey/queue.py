@@ -10,7 +10,7 @@ from typing import Any
 from .. import _core
 from .._backend import checkpoint, wait
 from .._scopes import move_on_after
-from . import patcher
+from . import patcher, reimport
 
 
 async def _when(
@@ -81,6 +81,8 @@ async def _async_join(self: queue.Queue[Any]) -> None:
 def patch() -> None:
     # It is there that `pickle` looks for it.
     patcher.hybrid(_queue, "SimpleQueue", _core.SimpleQueue)
+    # With the exception that ours raises: another `_queue` would have another one.
+    reimport.provide(_queue, "SimpleQueue", "Empty")
     patcher.hybrid(queue, "SimpleQueue", _core.SimpleQueue)
     methods = _core.queue_methods(queue)
     for name in ("Queue", "LifoQueue", "PriorityQueue"):

@@ -24,6 +24,7 @@ PRIVATE = {
     "Thread._native_id": "3.10-3.14",
     "Thread._invoke_excepthook": "3.10-3.14",
     "_CRLock": "3.10-3.14",
+    "_active": "3.10-3.14",
     "_DummyThread": "3.10-3.14",
     "_allocate_lock": "3.10-3.14",
 }
@@ -54,6 +55,7 @@ class _GreenDummy(threading._DummyThread):
         self._ident = task.ident
         self._native_id = threading.get_native_id()
         self._started.set()  # type: ignore[attr-defined]
+        _active[task.ident] = self
 
     def is_alive(self) -> bool:
         return self._aevent_task.is_alive()
@@ -86,12 +88,13 @@ def start(self: threading.Thread) -> None:
     self._aevent_task = task  # type: ignore[attr-defined]
     self._ident = task.ident  # type: ignore[attr-defined]
     self._native_id = threading.get_native_id()  # type: ignore[attr-defined]
-    _alive[task.ident] = self
+    _active[task.ident] = self
     self._started.set()  # type: ignore[attr-defined]
 
 
-#: The green threads that were started and have not ended.
-_alive: dict[int, threading.Thread] = {}
+#: The threads that have begun and have not ended, by identifier: the module's own, which debuggers
+#: and profilers look into. A green thread is in it from its start; its end takes it out.
+_active: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
 
 
 def _traced(thread: threading.Thread) -> Callable[[], None] | None:
@@ -113,7 +116,6 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
         except BaseException as error:
             _report(thread, error)
         finally:
-            _alive.pop(thread._ident, None)  # type: ignore[attr-defined]
             # These are the operating system thread's: whoever else runs on it had them before.
             if trace is not None:
                 sys.settrace(former_trace)
@@ -206,15 +208,6 @@ def current_thread() -> threading.Thread:
     return dummy
 
 
-def _enumerate() -> list[threading.Thread]:
-    """All threads that are alive: green ones and the operating system's."""
-    return [*_orig["enumerate"](), *[thread for thread in _alive.values() if thread.is_alive()]]
-
-
-def active_count() -> int:
-    return len(_enumerate())
-
-
 def _deprecated(name: str, new: str, function: Callable[[], Any]) -> Callable[[], Any]:
     def call() -> Any:
         import warnings  # only for the deprecated names
@@ -228,11 +221,29 @@ def _deprecated(name: str, new: str, function: Callable[[], Any]) -> Callable[[]
     return call
 
 
+#: What `_active` was before a fork: the module's own hook empties it in the child.
+_at_fork: dict[int, threading.Thread] = {}
+
+
+def before_fork() -> None:
+    _at_fork.update(_active)
+
+
+def after_fork_in_parent() -> None:
+    _at_fork.clear()
+
+
 def after_fork_in_child() -> None:
     """Of the green threads only the one that forked is alive."""
     me = _core.thread_ident()
-    for ident in [ident for ident in _alive if ident != me]:
-        _alive.pop(ident)._aevent_task = _Ended(ident)  # type: ignore[attr-defined]
+    for ident, thread in _at_fork.items():
+        if _task_of(thread) is None:
+            continue
+        if ident == me:
+            _active[ident] = thread
+        else:
+            thread._aevent_task = _Ended(ident)  # type: ignore[attr-defined]
+    _at_fork.clear()
 
 
 class _Ended:
@@ -251,10 +262,10 @@ class _Ended:
 
 
 def patch() -> None:
-    _core.set_thread_hooks(_Thread.run, _report, _alive)
+    _core.set_thread_hooks(_Thread.run, _report, _active)
     for name in ("start", "join", "is_alive", "__repr__"):
         _orig[name] = getattr(_Thread, name)
-    for name in ("current_thread", "enumerate", "active_count", "gettrace", "getprofile"):
+    for name in ("current_thread", "gettrace", "getprofile"):
         _orig[name] = getattr(threading, name)
     # The original classes make their locks by these; a `Condition` or a `Queue` of before then
     # waits in the task that asks, like later ones.
@@ -285,11 +296,6 @@ def patch() -> None:
         patcher.hybrid(threading, name, kind)
     patcher.function(threading, "get_ident", get_ident)
     patcher.always(threading, "current_thread", current_thread)
-    patcher.always(threading, "enumerate", _enumerate)
-    patcher.always(threading, "active_count", active_count)
-    for name, new, function in (
-        ("currentThread", "current_thread", current_thread),
-        ("activeCount", "active_count", active_count),
-    ):
-        if hasattr(threading, name):
-            patcher.always(threading, name, _deprecated(name, new, function))
+    if hasattr(threading, "currentThread"):
+        deprecated = _deprecated("currentThread", "current_thread", current_thread)
+        patcher.always(threading, "currentThread", deprecated)

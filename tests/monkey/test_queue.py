@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
+import sys
 import threading
 import time
 from typing import Any
@@ -124,3 +126,21 @@ def test_a_deadline_ends_a_get() -> None:
         assert scope.cancelled_caught
         items.put(1)
         assert items.get_nowait() == 1
+
+
+def test_a_queue_of_a_module_that_is_imported_again_cooperates() -> None:
+    names = ("queue", "_queue")
+    former = {name: sys.modules.pop(name) for name in names}
+    try:
+        fresh: Any = importlib.import_module("queue")
+        inner: Any = sys.modules["_queue"]
+    finally:
+        sys.modules.update(former)
+    assert fresh is not former["queue"] and inner is not former["_queue"]
+    assert inner.__spec__.loader is inner.__loader__
+    for kind in (fresh.SimpleQueue, fresh.Queue):
+        items = kind()
+        threading.Timer(0.001, items.put, ["item"]).start()
+        assert items.get() == "item"
+        with pytest.raises(fresh.Empty):
+            items.get(timeout=0.001)

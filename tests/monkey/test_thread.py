@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 import time
 from typing import Any
@@ -134,3 +135,48 @@ def test_local_data_are_a_green_threads_own() -> None:
     assert seen == [None, None, None, 0, 1, 2]
     assert data.value == "main"
     assert data.__dict__ == {"value": "main"}
+
+
+def test_the_count_includes_green_threads() -> None:
+    before = _thread._count()
+    go = threading.Event()
+    threads = [threading.Thread(target=go.wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    _thread.start_new_thread(go.wait, ())
+    assert _thread._count() == before + 4
+    go.set()
+    for thread in threads:
+        thread.join()
+    while _thread._count() != before:
+        time.sleep(0)
+
+
+def test_an_exception_that_ends_a_bare_thread_is_reported_as_by_the_original() -> None:
+    seen: list[tuple[type, str | None, object]] = []
+
+    def body() -> None:
+        try:
+            raise LookupError("expected")
+        finally:
+            done.set()
+
+    def hook(args: Any) -> None:
+        seen.append((args.exc_type, args.err_msg, args.object))
+
+    former, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        done = threading.Event()
+        _thread.start_new_thread(body, ())
+        done.wait()
+        with aevent.native():
+            done = threading.Event()
+            _thread.start_new_thread(body, ())
+            done.wait()
+        while len(seen) < 2:
+            time.sleep(0)
+    finally:
+        sys.unraisablehook = former
+    assert seen[0] == seen[1]
+    assert seen[0][0] is LookupError
+    assert seen[0][1] is not None and "in thread started by" in seen[0][1]

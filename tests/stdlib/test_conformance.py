@@ -16,6 +16,7 @@ RUN = Path(__file__).with_name("run.py")
 #: A few seconds each.
 QUICK = (
     "test_threading_local",
+    "test_queue",
     "test_sched",
     "test_select",
     "test_socketserver",

@@ -18,6 +18,7 @@ use crate::errors::Cancelled;
 use crate::finish::{self, Start};
 use crate::run_loop;
 use crate::task::{Entry, Kind, Report, ScopeRef, TaskRef, state};
+use crate::thread_count;
 use crate::wait::{Source, Wait};
 
 /// Shared by the Python object and by every child.
@@ -461,6 +462,7 @@ impl Children {
             },
         );
         state(&task).daemon = daemon;
+        thread_count::begin(&task);
         Ok(task)
     }
 }

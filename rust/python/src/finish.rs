@@ -1,5 +1,6 @@
 //! How tasks begin and end.
 
+use std::ffi::{c_char, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
@@ -12,9 +13,12 @@ use pyo3::prelude::*;
 
 use crate::children::ChildrenRef;
 use crate::errors::Cancelled;
+use crate::python_thread;
 use crate::run_loop::{Aside, Loop};
 use crate::stack::Object;
 use crate::task::{Entry, Kind, Payload, Report, ScopeRef, TaskRef, release, state};
+use crate::thread;
+use crate::thread_count;
 
 /// What a new task is given besides its work.
 pub struct Start<'a> {
@@ -102,6 +106,10 @@ pub fn finish(py: Python<'_>, event_loop: &Loop, task: TaskRef, result: PyResult
             children.child_finished(py, &task, scope.as_ref(), daemon, result);
         }
     }
+    thread_count::end(&task);
+    if state(&task).thread.is_some() {
+        python_thread::ended(py, thread::ident(&task));
+    }
     if let Some(scope) = scope {
         for other in scope.close() {
             other.unpark_owned();
@@ -130,8 +138,40 @@ pub fn report_unraisable(py: Python<'_>, task: &TaskRef, result: PyResult<Py<PyA
         return;
     }
     let _aside = Aside::step();
-    let name = state(task).name.as_ref().map(|name| name.clone_ref(py));
-    error.write_unraisable(py, name.as_ref().map(|name| name.bind(py)));
+    let Some(name) = state(task).name.as_ref().map(|name| name.clone_ref(py)) else {
+        error.write_unraisable(py, None);
+        return;
+    };
+    error.restore(py);
+    unraisable_in_thread(name.bind(py));
+}
+
+/// Reports the exception that is set, in the words of `_thread`.
+fn unraisable_in_thread(started: &Bound<'_, PyAny>) {
+    // Looked up by name: the first is public since 3.13, the second was private until 3.12. Without
+    // either, the report lacks the words and is complete otherwise.
+    type Format = unsafe extern "C" fn(*const c_char, ...);
+    type Message = unsafe extern "C" fn(*const c_char, Object);
+    // SAFETY: attached, with an exception set, which all three take away; the signatures are those of
+    // CPython's headers, and null is not called.
+    unsafe {
+        let format = libc::dlsym(libc::RTLD_DEFAULT, c"PyErr_FormatUnraisable".as_ptr());
+        if !format.is_null() {
+            let format = std::mem::transmute::<*mut c_void, Format>(format);
+            format(
+                c"Exception ignored in thread started by %R".as_ptr(),
+                started.as_ptr(),
+            );
+            return;
+        }
+        let message = libc::dlsym(libc::RTLD_DEFAULT, c"_PyErr_WriteUnraisableMsg".as_ptr());
+        if message.is_null() {
+            ffi::PyErr_WriteUnraisable(started.as_ptr());
+        } else {
+            let message = std::mem::transmute::<*mut c_void, Message>(message);
+            message(c"in thread started by".as_ptr(), started.as_ptr());
+        }
+    }
 }
 
 /// In the child of a fork, where `task` is the only one left.

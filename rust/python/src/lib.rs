@@ -34,6 +34,7 @@ mod ssl;
 mod stack;
 mod task;
 mod thread;
+mod thread_count;
 mod wait;
 mod waker;
 
@@ -114,6 +115,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(thread::start_thread, module)?)?;
     module.add_function(wrap_pyfunction!(driving::statistics, module)?)?;
     module.add_function(wrap_pyfunction!(thread::task_kind, module)?)?;
+    module.add_function(wrap_pyfunction!(thread_count::thread_count, module)?)?;
     module.add_function(wrap_pyfunction!(thread::thread_ident, module)?)?;
     module.add_function(wrap_pyfunction!(driving::tick, module)?)?;
     module.add_function(wrap_pyfunction!(driving::watch_signals, module)?)?;

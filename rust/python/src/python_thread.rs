@@ -141,10 +141,12 @@ fn end(thread: Object, result: Object) {
             error.write_unraisable(py, Some(&thread));
         }
     }
-    if let Some(hooks) = hooks
-        && let Ok(ident) = thread.getattr("_ident")
-    {
-        // Absent if the thread object was given another identity meanwhile.
+}
+
+/// The thread of this identifier has ended.
+pub fn ended(py: Python<'_>, ident: usize) {
+    if let Some(hooks) = HOOKS.get() {
+        // Absent if the program has taken it out, or in the child of a fork.
         let _ = hooks.alive.bind(py).del_item(ident);
     }
 }

@@ -92,6 +92,8 @@ pub struct State {
     pub is_thread: bool,
     /// Its `threading.Thread` object, or what stands for it.
     pub thread: Option<Py<PyAny>>,
+    /// Whether `_thread._count()` counts it: it was started as a thread by the program.
+    pub counted: bool,
     /// Whether a runner waits for it.
     pub daemon: bool,
     /// The runner it belongs to, inherited by the threads it starts.
@@ -147,6 +149,7 @@ impl Payload {
             native: 0,
             is_thread: kind == Kind::Green,
             thread: None,
+            counted: false,
             daemon: false,
             home: None,
             outcome: None,

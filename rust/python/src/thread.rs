@@ -18,7 +18,7 @@ use crate::task::{Entry, Kind, TaskRef, state};
 use crate::wait::{self, Source, Wait};
 
 /// The number that stands for the thread `task`: its address, which no OS thread can have.
-fn ident(task: &TaskRef) -> usize {
+pub fn ident(task: &TaskRef) -> usize {
     Arc::as_ptr(task) as usize
 }
 

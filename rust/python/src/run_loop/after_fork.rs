@@ -82,6 +82,7 @@ unsafe extern "C" fn run_base(_module: Object, _args: Object) -> Object {
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     aevent_runtime::offload::Offload::global().after_fork_child();
     all_loops::forget_others();
+    crate::thread_count::after_fork_in_child(current().as_ref());
     let Some(event_loop) = existing() else {
         return Ok(());
     };
