@@ -21,8 +21,54 @@ struct Patched {
     vectorcall: ffi::vectorcallfunc,
     original: Object,
     replacement: Object,
+    direct: Direct,
     dict: Object,
     weakrefs: Object,
+}
+
+/// How the replacement is called. A builtin function is called past the interpreter, whose two C frames
+/// would be copied with each parked task.
+#[derive(Clone, Copy)]
+enum Direct {
+    /// Like any callable.
+    No,
+    One(ffi::PyCFunction, Object),
+    Positional(ffi::PyCFunctionFast, Object),
+    Keywords(ffi::PyCFunctionFastWithKeywords, Object),
+}
+
+impl Direct {
+    /// # Safety
+    /// `function` is a valid object, and what is returned is used no longer than it lives.
+    unsafe fn of(function: Object) -> Self {
+        const POSITIONAL: c_int = ffi::METH_FASTCALL;
+        const KEYWORDS: c_int = ffi::METH_FASTCALL | ffi::METH_KEYWORDS;
+        // SAFETY: the type is checked before it is relied on, and the flags say of which type the
+        // C function is.
+        unsafe {
+            if ffi::PyCFunction_CheckExact(function) == 0 {
+                return Self::No;
+            }
+            let module = ffi::PyCFunction_GetSelf(function);
+            let Some(pointer) = ffi::PyCFunction_GetFunction(function) else {
+                return Self::No;
+            };
+            match ffi::PyCFunction_GetFlags(function) {
+                ffi::METH_O => Self::One(pointer, module),
+                POSITIONAL => {
+                    let function: ffi::PyCFunctionFast =
+                        std::mem::transmute::<ffi::PyCFunction, _>(pointer);
+                    Self::Positional(function, module)
+                }
+                KEYWORDS => {
+                    let function: ffi::PyCFunctionFastWithKeywords =
+                        std::mem::transmute::<ffi::PyCFunction, _>(pointer);
+                    Self::Keywords(function, module)
+                }
+                _ => Self::No,
+            }
+        }
+    }
 }
 
 /// The callable that applies to the caller. Borrowed.
@@ -45,8 +91,27 @@ unsafe extern "C" fn vectorcall(
     nargs: usize,
     kwnames: Object,
 ) -> Object {
-    // SAFETY: arguments are passed on as they came.
-    unsafe { ffi::PyObject_Vectorcall(select(this), args, nargs, kwnames) }
+    // SAFETY: arguments are passed on as they came, to a function that takes them in this form.
+    unsafe {
+        if !run_loop::cooperates() {
+            let original = (*this.cast::<Patched>()).original;
+            return ffi::PyObject_Vectorcall(original, args, nargs, kwnames);
+        }
+        let count = ffi::PyVectorcall_NARGS(nargs);
+        match (*this.cast::<Patched>()).direct {
+            Direct::One(function, module) if count == 1 && kwnames.is_null() => {
+                function(module, *args)
+            }
+            Direct::Positional(function, module) if kwnames.is_null() => {
+                function(module, args.cast_mut(), count)
+            }
+            Direct::Keywords(function, module) => function(module, args, count, kwnames),
+            _ => {
+                let replacement = (*this.cast::<Patched>()).replacement;
+                ffi::PyObject_Vectorcall(replacement, args, nargs, kwnames)
+            }
+        }
+    }
 }
 
 unsafe extern "C" fn new(kind: *mut ffi::PyTypeObject, args: Object, kwargs: Object) -> Object {
@@ -91,6 +156,7 @@ unsafe extern "C" fn new(kind: *mut ffi::PyTypeObject, args: Object, kwargs: Obj
         (*this).original = original;
         ffi::Py_INCREF(replacement);
         (*this).replacement = replacement;
+        (*this).direct = Direct::of(replacement);
         let dict = ffi::PyDict_New();
         (*this).dict = dict;
         if dict.is_null() {

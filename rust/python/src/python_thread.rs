@@ -6,12 +6,10 @@
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::Cancelled;
-use crate::raw;
 use crate::stack::Object;
 
 struct Hooks {
@@ -31,33 +29,9 @@ pub fn set_thread_hooks(run: Py<PyAny>, report: Py<PyAny>, alive: Py<PyDict>) {
     let _ = HOOKS.set(Hooks { run, report, alive });
 }
 
-/// Runs `thread`, whose reference is given up. Never fails: an exception goes to the hook.
-pub fn run(thread: Object) -> Object {
-    let result = call(thread);
-    end(thread, result);
-    raw::none()
-}
-
-/// The call alone, so that nothing more than it needs is on the stack meanwhile.
+/// What a thread is to call: its target, or its overridden `run`. Null with an exception set.
 #[inline(never)]
-fn call(thread: Object) -> Object {
-    let (target, args, kwargs) = prepare(thread);
-    // SAFETY: owned references, or null.
-    unsafe {
-        if target.is_null() {
-            return null_mut();
-        }
-        let result = ffi::PyObject_Call(target, args, kwargs);
-        ffi::Py_DECREF(target);
-        ffi::Py_DECREF(args);
-        ffi::Py_XDECREF(kwargs);
-        result
-    }
-}
-
-/// What to call: the thread's target, or its overridden `run`. Null with an exception set.
-#[inline(never)]
-fn prepare(thread: Object) -> (Object, Object, Object) {
+pub fn prepare(thread: Object) -> (Object, Object, Object) {
     // SAFETY: attached: a task runs; the reference is the caller's.
     let (py, thread) = unsafe {
         let py = Python::assume_attached();
@@ -115,8 +89,10 @@ fn prepare(thread: Object) -> (Object, Object, Object) {
     }
 }
 
+/// It has returned `result`, or null with an exception set, which goes to the hook. Both references
+/// are given up.
 #[inline(never)]
-fn end(thread: Object, result: Object) {
+pub fn end(thread: Object, result: Object) {
     // SAFETY: attached; both references are owned, `result` may be null with an exception set.
     let (py, thread, result) = unsafe {
         let py = Python::assume_attached();

@@ -38,8 +38,10 @@ pub use this_thread::{
 
 use crate::errors::{self, Outcome, Raised};
 use crate::portal;
+use crate::raw;
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, SchedulerRef, TaskRef, release, state};
+use crate::wait;
 
 /// The loop of one OS thread. Reached by that thread only, with the interpreter attached.
 pub struct Loop {
@@ -330,26 +332,33 @@ impl Loop {
     /// `Err`: an exception was thrown into the greenlet, or the host threw one in.
     #[inline(always)]
     fn leave(&self, me: &Task<Payload>) -> Outcome<()> {
+        self.leave_to(me, self.pick())
+    }
+
+    /// [`Loop::leave`] when it is clear who goes on.
+    #[inline(always)]
+    fn leave_to(&self, me: &Task<Payload>, mut next: Next) -> Outcome<()> {
         let result;
         loop {
-            match self.pick() {
+            match next {
                 Next::Task(task) => {
                     if std::ptr::eq(Arc::as_ptr(&task), me) {
                         task.begin_run();
                         self.set_current(task);
                         return Ok(());
                     }
-                    let next = state(&task);
-                    if next.is_frozen() {
+                    let state = state(&task);
+                    if state.is_frozen() {
                         me.payload.state().frozen = stack::current();
                         result = self.resume(task);
                         break;
                     }
-                    if next.kind == Kind::Host {
+                    if state.kind == Kind::Host {
                         self.resume_host(task);
+                        next = self.pick();
                         continue;
                     }
-                    let target = next.take_stack().or_else(|| self.pop_idle());
+                    let target = state.take_stack().or_else(|| self.pop_idle());
                     self.set_hand_off(task);
                     me.payload.state().frozen = stack::current();
                     // SAFETY: an idle stack and the base are suspended greenlets of this thread.
@@ -420,15 +429,59 @@ impl Loop {
         let Some(me) = self.take_current() else {
             return Ok(());
         };
-        me.begin_yield();
         let pointer: *const Task<Payload> = Arc::as_ptr(&me);
         if state(&me).kind == Kind::Host {
+            me.begin_yield();
             self.scheduler.enqueue(me.clone());
             return park_portal(py, self, me);
         }
-        self.scheduler.enqueue(me);
+        // It goes on counting as running: two atomic exchanges less.
+        self.scheduler.requeue(me);
         // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
         self.leave(unsafe { &*pointer })
+    }
+
+    /// `time.sleep(0)` of a green thread while others are ready: the whole of it, and hardly anything on
+    /// the stack meanwhile. If this is not such a case, calls `otherwise`.
+    #[inline(always)]
+    pub fn yield_briefly(&self, otherwise: impl FnOnce() -> Object) -> Object {
+        // SAFETY: one thread; the reference is not kept.
+        let Some(me) = (unsafe { (*self.current.get()).as_ref() }) else {
+            return otherwise();
+        };
+        let pointer: *const Task<Payload> = Arc::as_ptr(me);
+        if state(me).kind != Kind::Green
+            || self.generation.get() != fork::generation()
+            || !self.scheduler.has_ready()
+            || wait::is_to_raise(me)
+        {
+            return otherwise();
+        }
+        if let Some(me) = self.take_current() {
+            self.scheduler.requeue(me);
+        }
+        // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
+        let me = unsafe { &*pointer };
+        if !self.stop.get()
+            && !self.scheduler.is_look_due()
+            && let Some(task) = self.scheduler.next()
+        {
+            let state = state(&task);
+            if state.is_frozen() && !std::ptr::eq(Arc::as_ptr(&task), me) {
+                me.payload.state().frozen = stack::current();
+                return resume_and_check(self, me, Arc::into_raw(task));
+            }
+            return leave_and_check(self, me, Arc::into_raw(task));
+        }
+        leave_and_check(self, me, null())
+    }
+
+    #[inline(always)]
+    fn checked(me: &Task<Payload>) -> Object {
+        if wait::is_to_raise(me) {
+            return wait::raise_in(me);
+        }
+        raw::none()
     }
 
     /// After a call that did not have to wait: yields if the task's time slice is over, so that one
@@ -439,6 +492,41 @@ impl Loop {
             return self.yield_now(py);
         }
         Ok(())
+    }
+}
+
+/// The end of [`Loop::yield_briefly`] if the next task is frozen. Neither inlined nor of Rust's own
+/// kind, which might unwind: so its caller jumps here, and has no frame any more while others run.
+#[inline(never)]
+extern "C" fn resume_and_check(
+    event_loop: &Loop,
+    me: &Task<Payload>,
+    task: *const Task<Payload>,
+) -> Object {
+    // SAFETY: the caller gives up a reference.
+    let result = event_loop.resume(unsafe { Arc::from_raw(task) });
+    match Loop::back(me, result) {
+        Ok(()) => Loop::checked(me),
+        Err(Raised) => null_mut(),
+    }
+}
+
+/// The same for any task, or for whichever comes next if it is null.
+#[inline(never)]
+extern "C" fn leave_and_check(
+    event_loop: &Loop,
+    me: &Task<Payload>,
+    task: *const Task<Payload>,
+) -> Object {
+    let next = if task.is_null() {
+        event_loop.pick()
+    } else {
+        // SAFETY: as above.
+        Next::Task(unsafe { Arc::from_raw(task) })
+    };
+    match event_loop.leave_to(me, next) {
+        Ok(()) => Loop::checked(me),
+        Err(Raised) => null_mut(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sleeping and checkpoints: for green threads, and for native coroutines to await.
 
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::task::Poll;
 
 use aevent_runtime::clock::NEVER;
@@ -20,6 +21,17 @@ use crate::wait;
 pub static SLEEP: Definition = Definition::one(c"sleep", sleep);
 
 unsafe extern "C" fn sleep(_module: Object, seconds: Object) -> Object {
+    if seconds == ZERO.load(Ordering::Relaxed)
+        && run_loop::cooperates()
+        && let Some(event_loop) = run_loop::existing()
+    {
+        return event_loop.yield_briefly(|| sleep_otherwise(seconds));
+    }
+    sleep_otherwise(seconds)
+}
+
+#[inline(never)]
+extern "C" fn sleep_otherwise(seconds: Object) -> Object {
     // SAFETY: attached: Python calls us. The argument is borrowed from the caller.
     let (py, seconds) = unsafe {
         let py = Python::assume_attached();
@@ -59,11 +71,11 @@ fn sleep_long(
     wait::park_until(py, event_loop, &task, deadline, false, |_| Poll::Pending).map(|_| ())
 }
 
+static ZERO: AtomicPtr<pyo3::ffi::PyObject> = AtomicPtr::new(null_mut());
+
 /// The integer 0, of which there is one. Borrowed: CPython keeps it as long as it lives.
 #[inline(always)]
 fn zero(py: Python<'_>) -> Object {
-    use std::sync::atomic::{AtomicPtr, Ordering};
-    static ZERO: AtomicPtr<pyo3::ffi::PyObject> = AtomicPtr::new(null_mut());
     let known = ZERO.load(Ordering::Relaxed);
     if !known.is_null() {
         return known;

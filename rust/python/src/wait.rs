@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::{self, NEVER};
+use aevent_runtime::task::Task;
 use aevent_runtime::wait_queue::{WaitQueue, Waiter};
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::errors::{self, Outcome};
+use crate::raw;
 use crate::run_loop::{self, Loop};
-use crate::task::{TaskRef, state};
+use crate::stack::Object;
+use crate::task::{Payload, TaskRef, state};
 use crate::waker::HostWaker;
 
 /// A timeout in seconds as a deadline.
@@ -43,9 +47,30 @@ pub fn check(task: &TaskRef) -> Outcome<()> {
     Ok(())
 }
 
+/// Whether [`check`] would raise.
+#[inline(always)]
+pub fn is_to_raise(task: &Task<Payload>) -> bool {
+    let state = task.payload.state();
+    state.scope.as_ref().is_some_and(Scope::is_cancelled) || state.interrupt.is_some()
+}
+
+/// Sets the exception that [`check`] would raise. Always null.
 #[cold]
-fn take_interrupt(task: &TaskRef) -> PyErr {
-    state(task)
+#[inline(never)]
+pub fn raise_in(task: &Task<Payload>) -> Object {
+    let state = task.payload.state();
+    let error = if state.scope.as_ref().is_some_and(Scope::is_cancelled) {
+        errors::cancelled()
+    } else {
+        take_interrupt(task)
+    };
+    raw::give(Err(error.into()))
+}
+
+#[cold]
+fn take_interrupt(task: &Task<Payload>) -> PyErr {
+    task.payload
+        .state()
         .interrupt
         .take()
         .unwrap_or_else(errors::cancelled)

@@ -143,6 +143,13 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         }
     }
 
+    /// The running task goes to the end of the run queue. Owner only.
+    #[inline]
+    pub fn requeue(&self, task: Arc<Task<X>>) {
+        self.queue().push_ready(task);
+        self.tell_host();
+    }
+
     /// Puts a new task into the run queue. Owner only.
     #[inline]
     pub fn enqueue_fresh(&self, task: Arc<Task<X>>) {

@@ -19,7 +19,9 @@ mod sync {
     pub use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 }
 
-/// Running, and nobody has unparked it since its last park.
+/// Running, and nobody has unparked it since its last park. Or in the run queue, if it has gone there
+/// by itself and without [`Task::begin_yield`]: an unpark then becomes `NOTIFIED`, and nobody queues
+/// it again.
 const RUNNING: u8 = 0;
 /// Running, and its next park returns at once.
 const NOTIFIED: u8 = 1;
@@ -132,7 +134,8 @@ impl<X: Send + Sync + 'static> Task<X> {
     /// The running task goes to the end of the run queue; the caller puts it there.
     ///
     /// A kept unpark is used up: it can only say that a condition has changed, and the task asks for
-    /// its conditions again before it parks.
+    /// its conditions again before it parks. A task may also do without this and count as running while
+    /// it is queued; then the unpark is kept for its next park.
     #[inline]
     pub fn begin_yield(&self) {
         self.state.swap(QUEUED, Ordering::AcqRel);
@@ -141,7 +144,11 @@ impl<X: Send + Sync + 'static> Task<X> {
     /// It was taken from the run queue and runs.
     #[inline]
     pub fn begin_run(&self) {
-        self.state.swap(RUNNING, Ordering::AcqRel);
+        // What is not `QUEUED` here never was: it has yielded and counted as running all the time.
+        // Nobody but us ends `QUEUED`, so a look is enough to know.
+        if self.state.load(Ordering::Relaxed) == QUEUED {
+            self.state.swap(RUNNING, Ordering::AcqRel);
+        }
     }
 
     /// It runs again although nobody unparked it: its host has resumed it. False if it is in the run

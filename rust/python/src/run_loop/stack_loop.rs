@@ -215,42 +215,55 @@ fn run_green(event_loop: &Loop, task: TaskRef) {
     // SAFETY: the context is the task's own and is entered nowhere else. Whatever the call switches
     // to, it comes back to this stack.
     unsafe { ffi::PyContext_Enter(context) };
-    let result = match entry {
+    let (thread, function, args, kwargs) = match entry {
         Entry::Call {
             function,
             args,
             kwargs,
-        } => {
-            // SAFETY: the entry owns its references. They are given up while the task is still the
-            // running one: finalizers of its arguments may block.
-            unsafe {
-                let result = ffi::PyObject_Call(function, args, kwargs);
-                ffi::Py_DECREF(function);
-                ffi::Py_DECREF(args);
-                ffi::Py_XDECREF(kwargs);
-                result
-            }
+        } => (null_mut(), function, args, kwargs),
+        Entry::Thread(thread) => {
+            let (function, args, kwargs) = python_thread::prepare(thread);
+            (thread, function, args, kwargs)
         }
-        Entry::Thread(thread) => python_thread::run(thread),
-        Entry::None | Entry::Coroutine(_) => raw::none(),
+        // A green thread has something to do until it runs.
+        Entry::None | Entry::Coroutine(_) => return finish_green(null_mut(), raw::none()),
     };
-    finish_green(event_loop, result);
-    // SAFETY: it was entered above, on this stack.
-    unsafe {
-        ffi::PyContext_Exit(context);
-        ffi::Py_DECREF(context);
+    if function.is_null() {
+        return finish_green(thread, null_mut());
     }
+    // SAFETY: the references are ours. They are given up while the task is still the running one:
+    // finalizers of its arguments may block.
+    let result = unsafe {
+        let result = ffi::PyObject_Call(function, args, kwargs);
+        ffi::Py_DECREF(function);
+        ffi::Py_DECREF(args);
+        ffi::Py_XDECREF(kwargs);
+        result
+    };
+    finish_green(thread, result);
 }
 
+/// The running green thread has returned `result`, or null with an exception set. `thread` is its
+/// `threading.Thread`, given up here, or null.
 #[inline(never)]
-fn finish_green(event_loop: &Loop, result: Object) {
+fn finish_green(thread: Object, mut result: Object) {
+    if !thread.is_null() {
+        python_thread::end(thread, result);
+        result = raw::none();
+    }
     // SAFETY: attached: the call has just returned to us.
     let py = unsafe { Python::assume_attached() };
     // SAFETY: null with an exception set, or a new reference.
     let result = unsafe { Bound::from_owned_ptr_or_err(py, result) }.map(Bound::unbind);
+    let event_loop = existing().expect("a task runs on a loop");
     let task = event_loop
         .take_current()
         .expect("a task is current while its function runs");
-    state(&task).context = null_mut();
+    let context = std::mem::replace(&mut state(&task).context, null_mut());
     finish::finish(py, event_loop, task, result);
+    // SAFETY: `run_green` has entered it, on this stack.
+    unsafe {
+        ffi::PyContext_Exit(context);
+        ffi::Py_DECREF(context);
+    }
 }
