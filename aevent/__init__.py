@@ -18,6 +18,7 @@ from ._exceptions import AeventError as AeventError
 from ._exceptions import AeventWarning as AeventWarning
 from ._exceptions import Cancelled as Cancelled
 from ._offload import offload as offload
+from ._offload import offloaded as offloaded
 from ._run import run as run
 from ._run import runner as runner
 from ._scopes import CancelScope as CancelScope

@@ -29,6 +29,9 @@ main_over: _core.Event | None = None
 
 _runner: contextvars.ContextVar[_core.Children] = _core.runner_variable()
 
+# Whether anything is patched or not, and before the hooks of others, which may take patched locks.
+os.register_at_fork(after_in_child=_core.after_fork_in_child)
+
 
 def default_backend() -> str:
     """What `run` uses unless it is told: what `setup` was given, `AEVENT_BACKEND`, or native."""

@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _core, _run
+from . import _run
 from ._backend import check_name, load
 from ._exceptions import AeventError, AeventWarning
-from ._monkey import hosts, patcher
+from ._monkey import hosts, patcher, threading
 from ._monkey import rebind as early
 
 #: What can be patched, in the order in which it is.
@@ -27,8 +27,6 @@ MODULES = (
     "ssl",
     "atexit",
 )
-
-_fork_hook_installed = False
 
 
 def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bool = True) -> None:
@@ -77,7 +75,11 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
         if module not in excluded:
             importlib.import_module(f"._monkey.{module}", __package__).patch()
     hosts.keep_originals()
-    _install_fork_hook()
+    os.register_at_fork(
+        before=threading.before_fork,
+        after_in_parent=threading.after_fork_in_parent,
+        after_in_child=threading.after_fork_in_child,
+    )
     if rebind:
         for finding in early.rebind(hosts.belongs):
             # At the end: if warnings are errors, everything is patched nevertheless.
@@ -86,23 +88,6 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
                 AeventWarning,
                 stacklevel=2,
             )
-
-
-def _install_fork_hook() -> None:
-    global _fork_hook_installed
-    if not _fork_hook_installed:
-        _fork_hook_installed = True
-        threading = importlib.import_module("._monkey.threading", __package__)
-
-        def after_in_child() -> None:
-            _core.after_fork_in_child()
-            threading.after_fork_in_child()
-
-        os.register_at_fork(
-            before=threading.before_fork,
-            after_in_parent=threading.after_fork_in_parent,
-            after_in_child=after_in_child,
-        )
 
 
 def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> Any:

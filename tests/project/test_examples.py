@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-FETCH = Path(__file__).parents[2] / "examples" / "fetch.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FETCH = EXAMPLES / "fetch.py"
+DATABASE = EXAMPLES / "database.py"
 BACKENDS = ["native", "asyncio", "trio"]
 
 
@@ -55,3 +57,15 @@ def test_fetch_says_what_is_wrong_with_its_arguments() -> None:
     result = run_fetch("--at-a-time=0")
     assert result.returncode == 2
     assert "0 is not a positive number" in result.stderr
+
+
+@pytest.mark.slow
+def test_database_queries_while_the_loop_goes_on() -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(DATABASE), "--queries=2", "--rows=300000"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == BACKENDS

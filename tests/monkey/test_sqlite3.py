@@ -1,0 +1,85 @@
+"""`sqlite3` blocks in C: with rules for its calls, others go on meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import aevent
+
+SLOW = """
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) SELECT count(*) FROM n
+"""
+
+
+class Connection(sqlite3.Connection):
+    execute = aevent.offloaded(sqlite3.Connection.execute)
+
+
+def heartbeat(function: Callable[..., Any], *args: Any) -> int:
+    """Calls the function; how often another task had its turn meanwhile."""
+    ticks = 0
+    done = threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.wait(0.001):
+            ticks += 1
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    function(*args)
+    done.set()
+    thread.join()
+    return ticks
+
+
+def test_an_offloaded_call_lets_others_run() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
+        assert heartbeat(aevent.offload, connection.execute, SLOW, (200_000,)) > 3
+
+
+def test_a_derived_class_with_offloaded_methods_lets_others_run() -> None:
+    with contextlib.closing(
+        sqlite3.connect(":memory:", check_same_thread=False, factory=Connection)
+    ) as connection:
+        assert isinstance(connection, sqlite3.Connection)
+        assert heartbeat(connection.execute, SLOW, (200_000,)) > 3
+        assert connection.execute("SELECT ?", (5,)).fetchone() == (5,)
+        with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+            connection.execute("SELEKT")
+
+
+def test_a_connection_that_belongs_to_one_thread_says_so() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", factory=Connection)) as connection:
+        with pytest.raises(sqlite3.ProgrammingError, match="same thread"):
+            connection.execute("SELECT 1")
+
+
+def test_a_query_is_abandoned_at_a_deadline_and_can_be_interrupted() -> None:
+    with contextlib.closing(
+        sqlite3.connect(":memory:", check_same_thread=False, factory=Connection)
+    ) as connection:
+        ended = threading.Event()
+
+        def query() -> None:
+            try:
+                sqlite3.Connection.execute(connection, SLOW, (10**9,)).fetchone()
+            except sqlite3.OperationalError:
+                ended.set()
+
+        start = time.monotonic()
+        with aevent.move_on_after(0.02) as scope:
+            aevent.offload(query)
+        assert scope.cancelled_caught
+        assert time.monotonic() - start < 1
+        assert not ended.is_set()
+        connection.interrupt()
+        assert ended.wait(5)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
