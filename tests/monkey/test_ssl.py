@@ -163,12 +163,13 @@ def test_every_way_to_read_waits() -> None:
     left, right = tls_pair()
     with left, right:
         buffer = bytearray(4)
+        read_into: Any = ssl.SSLSocket.read
         ways: tuple[Callable[[], bytes], ...] = (
             lambda: left.recv(100),
             lambda: left.read(100),
             lambda: left.read(),
             lambda: bytes(buffer[: left.recv_into(buffer)]),
-            lambda: bytes(buffer[: left.read(4, buffer)]),  # type: ignore[arg-type, misc]
+            lambda: bytes(buffer[: read_into(left, 4, buffer)]),
         )
         for way in ways:
             buffer[:] = bytes(4)
@@ -517,9 +518,8 @@ def test_a_plain_connection_is_upgraded() -> None:
     client.sendall(b"STARTTLS")
     # The whole of what is there, after which the socket is known to be empty.
     assert server.recv(1000) == b"STARTTLS"
-    thread = started(lambda: time.sleep(0) or server.sendall(b"OK"))
+    later(server.sendall, b"OK")
     assert client.recv(1000) == b"OK"
-    thread.join()
     left, right = tls_pair(raw=(client, server))
     with left, right:
         right.sendall(b"secret")
@@ -738,9 +738,11 @@ def test_a_real_thread_and_native_get_the_original() -> None:
             left.sendall(b"from a real thread")
             return left.recv(100)
 
-        waiting = aevent.offload(lambda: None) or started(
-            lambda: right.recv(100) and right.sendall(b"to it")
-        )
+        def answer() -> None:
+            assert right.recv(100) == b"from a real thread"
+            right.sendall(b"to it")
+
+        waiting = started(answer)
         assert aevent.offload(use) == b"to it"
         waiting.join()
         right.sendall(b"native")

@@ -1,0 +1,213 @@
+"""`http.client`, `http.server`, `urllib.request` and `xmlrpc`: programs that use them as usual."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import socket
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import xmlrpc.client
+import xmlrpc.server
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aevent
+
+
+@contextmanager
+def heartbeat() -> Iterator[Callable[[], int]]:
+    """A thread that goes on meanwhile; the function tells how often it had its turn."""
+    beats = 0
+    stopped = False
+
+    def beat() -> None:
+        nonlocal beats
+        while not stopped:
+            beats += 1
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield lambda: beats
+    finally:
+        stopped = True
+        thread.join()
+
+
+def at_once(count: int, fn: Callable[[int], object]) -> list[Any]:
+    """What `fn(0)`, `fn(1)` … return, each in a thread of its own."""
+    answers: list[Any] = [None] * count
+
+    def run(number: int) -> None:
+        answers[number] = fn(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+class Rendezvous(http.server.BaseHTTPRequestHandler):
+    """Answers a GET of /together once `together` of them are there."""
+
+    protocol_version = "HTTP/1.1"
+    together = threading.Barrier(5)
+
+    def do_GET(self) -> None:
+        if self.path == "/together":
+            self.together.wait(5)
+        elif self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/here")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        elif self.path == "/never":
+            time.sleep(60)
+        elif self.path == "/missing":
+            self.send_error(404)
+            return
+        self.answer(self.path.encode())
+
+    def do_POST(self) -> None:
+        self.answer(self.rfile.read(int(self.headers["Content-Length"]))[::-1])
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[tuple[str, int]]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
+        thread.start()
+        try:
+            yield server.server_address
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_answers_clients_side_by_side() -> None:
+    def fetch(number: int) -> tuple[int, bytes, bytes]:
+        connection = http.client.HTTPConnection(*address, timeout=5)
+        connection.request("GET", "/together")
+        response = connection.getresponse()
+        together = response.read()
+        connection.request("POST", "/", body=b"%d to" % number)
+        reversed_ = connection.getresponse().read()
+        connection.close()
+        return response.status, together, reversed_
+
+    with heartbeat() as beats, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
+        answers = at_once(5, fetch)
+        assert answers == [(200, b"/together", b"ot %d" % number) for number in range(5)]
+        assert beats() > 1
+
+
+def test_urlopen() -> None:
+    def fetch(number: int) -> bytes:
+        with urllib.request.urlopen(f"{url}/together", timeout=5) as response:
+            assert response.status == 200
+            body: bytes = response.read()
+        request = urllib.request.Request(url, data=body + b"%d" % number, method="POST")
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return bytes(response.read())
+
+    with heartbeat() as beats, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
+        url = f"http://127.0.0.1:{address[1]}"
+        assert at_once(5, fetch) == [b"%drehtegot/" % number for number in range(5)]
+        with urllib.request.urlopen(f"{url}/moved", timeout=5) as response:
+            assert response.read() == b"/here"
+        with pytest.raises(urllib.error.HTTPError, match="404") as caught:
+            urllib.request.urlopen(f"{url}/missing", timeout=5)
+        caught.value.close()
+        with pytest.raises(TimeoutError, match="timed out"):
+            urllib.request.urlopen(f"{url}/never", timeout=0.005)
+        assert beats() > 1
+
+
+def test_a_request_is_cancelled() -> None:
+    with serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
+        with aevent.move_on_after(0.01) as scope:
+            urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/never")
+        assert scope.cancelled_caught
+
+
+def test_a_connection_that_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection("127.0.0.1", port).request("GET", "/")
+
+
+def test_files_are_served() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        content = bytes(range(256)) * 2000
+        Path(folder, "file.bin").write_bytes(content)
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args, directory=folder)
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        with serving(Server(("127.0.0.1", 0), Handler)) as address:
+            url = f"http://127.0.0.1:{address[1]}"
+
+            def fetch(_number: int) -> bool:
+                with urllib.request.urlopen(f"{url}/file.bin", timeout=5) as response:
+                    return bytes(response.read()) == content
+
+            assert all(at_once(4, fetch))
+            with urllib.request.urlopen(url, timeout=5) as response:
+                assert b"file.bin" in response.read()
+
+
+def test_xmlrpc() -> None:
+    together = threading.Barrier(3)
+
+    class ThreadingServer(http.server.ThreadingHTTPServer, xmlrpc.server.SimpleXMLRPCServer):
+        daemon_threads = True
+
+        def __init__(self, address: tuple[str, int]) -> None:
+            xmlrpc.server.SimpleXMLRPCServer.__init__(self, address, logRequests=False)
+
+    def add(left: int, right: int) -> int:
+        together.wait(5)
+        return left + right
+
+    def call(number: int) -> Any:
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{address[1]}") as proxy:
+            return proxy.add(number, 10)
+
+    server = ThreadingServer(("127.0.0.1", 0))
+    server.register_function(add)
+    with heartbeat() as beats, serving(server) as address:
+        assert at_once(3, call) == [10, 11, 12]
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{address[1]}") as proxy:
+            with pytest.raises(xmlrpc.client.Fault, match="is not supported"):
+                proxy.unknown()
+        assert beats() > 1
