@@ -100,7 +100,7 @@ impl Raw {
     fn acquire_slow(&self, deadline: u64, shielded: bool) -> Outcome<bool> {
         // SAFETY: attached: Python has called us.
         let py = unsafe { Python::assume_attached() };
-        let mut acquire = self.lock.lock();
+        let mut acquire = self.lock.lock_ref();
         let result = match run_loop::cooperating().cloned() {
             Some(task) => {
                 let event_loop = run_loop::existing().expect("a task runs on a loop");
@@ -125,7 +125,12 @@ impl Raw {
     }
 
     #[inline(never)]
-    fn block(&self, py: Python<'_>, deadline: u64, acquire: &mut Acquire) -> Outcome<bool> {
+    fn block(
+        &self,
+        py: Python<'_>,
+        deadline: u64,
+        acquire: &mut Acquire<&wait_queue::Core>,
+    ) -> Outcome<bool> {
         if deadline == NEVER {
             let holder = self.holder.load(Ordering::Relaxed);
             if holder != 0 && holder == run_loop::driven_loop() {

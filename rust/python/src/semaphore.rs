@@ -67,14 +67,13 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Count {
 /// Waits for a permit as whoever the caller is. True: it is the caller's.
 ///
 /// False at `deadline`, unless one was handed over in the meantime. On `Err` such a permit was
-/// given back, to the next who waits.
+/// given back, to the next who waits. The caller's own caller keeps the semaphore alive.
 pub fn wait_for_permit(
     py: Python<'_>,
     semaphore: &wait_queue::Semaphore,
     deadline: u64,
 ) -> PyResult<bool> {
-    let semaphore = semaphore.clone();
-    let mut acquire = semaphore.acquire();
+    let mut acquire = semaphore.acquire_ref();
     match wait::wait_until(py, deadline, false, |cx| acquire.poll(cx)) {
         Ok(true) => Ok(true),
         Ok(false) => Ok(acquire.cancel()),

@@ -91,7 +91,7 @@ pub fn park_until(
     shielded: bool,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Outcome<bool> {
-    let waker = task.waker();
+    let waker = task.waker_ref();
     let mut cx = Context::from_waker(&waker);
     let mut timer = None;
     let result = loop {

@@ -4,6 +4,9 @@
 //! a park may return for no reason. Whoever waits therefore asks for its condition in a loop, after
 //! having told the one who will fulfil it whom to wake.
 
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
@@ -190,6 +193,33 @@ impl<X: Send + Sync + 'static> Task<X> {
     #[inline]
     pub fn waker(self: &Arc<Self>) -> Waker {
         Waker::from(self.clone())
+    }
+
+    /// The same without a reference of its own, for as long as the task is borrowed.
+    #[inline]
+    pub fn waker_ref(self: &Arc<Self>) -> WakerRef<'_> {
+        // SAFETY: a reference that does not count. It is never dropped, and lives no longer than the
+        // one that is borrowed, which does.
+        let task = unsafe { Arc::from_raw(Arc::as_ptr(self)) };
+        WakerRef {
+            waker: ManuallyDrop::new(Waker::from(task)),
+            _task: PhantomData,
+        }
+    }
+}
+
+/// A waker that is borrowed from a task.
+pub struct WakerRef<'a> {
+    waker: ManuallyDrop<Waker>,
+    _task: PhantomData<&'a ()>,
+}
+
+impl Deref for WakerRef<'_> {
+    type Target = Waker;
+
+    #[inline]
+    fn deref(&self) -> &Waker {
+        &self.waker
     }
 }
 

@@ -296,3 +296,44 @@ fn a_queue_between_threads_loses_no_wake_up() {
     assert_eq!(got.into_inner(), total);
     assert!(queue.is_empty());
 }
+
+#[test]
+fn those_who_come_and_go_behind_somebody_who_stays_change_no_order() {
+    let lock = Lock::new();
+    assert!(lock.try_lock());
+    let mut staying: Vec<Acquire> = Vec::new();
+    for round in 0..200 {
+        let mut passing = [lock.lock(), lock.lock()];
+        assert!(!passing.iter_mut().any(poll));
+        if round % 50 == 0 {
+            let mut acquire = lock.lock();
+            assert!(!poll(&mut acquire));
+            staying.push(acquire);
+        }
+        assert!(!passing.into_iter().any(Acquire::cancel));
+    }
+    assert_eq!(lock.waiters(), 4);
+    for served in 0..4 {
+        assert!(lock.unlock());
+        let ready: Vec<_> = staying.iter_mut().map(poll).collect();
+        assert_eq!(ready.iter().filter(|ready| **ready).count(), served + 1);
+        assert!(ready[..=served].iter().all(|ready| *ready));
+    }
+    assert!(lock.unlock() && !lock.is_locked());
+}
+
+#[test]
+fn a_lock_that_is_reset_serves_none_of_those_who_waited() {
+    let lock = Lock::new();
+    assert!(lock.try_lock());
+    let mut former = lock.lock();
+    assert!(!poll(&mut former));
+    lock.reset();
+    assert!(lock.try_lock());
+    let mut next = lock.lock();
+    assert!(!poll(&mut next));
+    assert!(lock.unlock());
+    assert!(!poll(&mut former) && poll(&mut next));
+    assert!(!former.cancel());
+    assert!(lock.unlock() && !lock.is_locked());
+}
