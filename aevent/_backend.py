@@ -165,6 +165,10 @@ class HostBackend(Backend):
         """The deadline of the running task, in seconds of `time.monotonic()`."""
 
     @abstractmethod
+    def task_identity(self) -> int:
+        """What tells the host's running task from others; 0 outside one and in green threads."""
+
+    @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """The host's own sleep; zero is a checkpoint."""
 

@@ -4,8 +4,8 @@ Unless a docstring says otherwise:
 
 - Times are in seconds; deadlines are points of `time.monotonic()`, and infinite means none.
 - A call that *parks* suspends the running task until what it waits for has happened. It raises
-  `Cancelled` if a cancel scope around the task is cancelled, before or during the wait, and
-  KeyboardInterrupt in the main task. In a host's task the host raises its own exception instead.
+  `Cancelled` if a cancel scope around the task is cancelled, before or during the wait, and in the
+  main task what a signal handler raises. In a host's task the host raises its own exception instead.
 - "In a task" means: in a task, and not under `aevent.native()`.
 - There is one scheduler for each OS thread. What is called thread-safe may be used from any OS
   thread; everything else only from the one whose scheduler it belongs to.
@@ -15,7 +15,7 @@ import _socket
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from types import GenericAlias, ModuleType, TracebackType
+from types import FrameType, GenericAlias, ModuleType, TracebackType
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, final
 
 from typing_extensions import Buffer, Self, disjoint_base
@@ -42,20 +42,22 @@ __all__ = [
     "adjust_native",
     "after_fork_in_child",
     "await_here",
+    "breathe",
     "checkpoint",
     "checkpoint_if_cancelled",
     "current_effective_deadline",
     "current_task",
     "current_thread",
+    "deliver_signal",
     "driver",
     "get_host",
     "in_task",
-    "interrupt_main",
-    "is_main_task",
     "local",
     "loop_fd",
     "makes_coroutine",
     "offload",
+    "on_handler_failure",
+    "open_signalfd",
     "queue_methods",
     "referrers",
     "replace_coroutine",
@@ -64,7 +66,9 @@ __all__ = [
     "runner_variable",
     "set_home",
     "set_host",
+    "set_signal_handler",
     "set_thread_hooks",
+    "signal_handler",
     "sleep",
     "socket_call",
     "socket_closing",
@@ -86,6 +90,7 @@ __all__ = [
     "thread_ident",
     "tick",
     "wait_descriptors",
+    "wait_for_handler",
     "watch_signals",
 ]
 
@@ -243,6 +248,9 @@ def checkpoint() -> None:
 
     RuntimeError outside a task; works under `native()`.
     """
+
+def breathe() -> None:
+    """Lets others run if the running green thread has had its time slice."""
 
 def checkpoint_if_cancelled() -> None:
     """Raises if the running task is cancelled or interrupted. Does nothing outside a task."""
@@ -680,15 +688,6 @@ def adjust_native(delta: int) -> bool:
 def replace_native(depth: int) -> int | None:
     """Sets how deep the running task is in `native()`; how deep it was. `None` without a task."""
 
-def is_main_task() -> bool:
-    """Whether the running task is the main one. True in a thread that has no loop."""
-
-def interrupt_main(error: BaseException) -> bool:
-    """Has the main task's next park, or the one it is in, raise `error`; for signal handlers.
-
-    False if there is no main task.
-    """
-
 def set_home(children: Children | None) -> Children | None:
     """Threads that the running task starts belong to `children` from now on. Whose they were."""
 
@@ -736,12 +735,6 @@ def tick() -> bool:
     RuntimeError if no host drives the thread's loop, or from inside a tick.
     """
 
-def watch_signals(descriptor: int) -> None:
-    """Has the native loop wake when something is written to the pipe that `descriptor` reads.
-
-    What arrives is thrown away. -1 ends that.
-    """
-
 def after_fork_in_child() -> None:
     """For `os.register_at_fork`: the running task is the only one, and the scheduler is fresh."""
 
@@ -756,6 +749,46 @@ def referrers(
 
 def statistics() -> dict[str, int]:
     """Figures about the thread's loop (ready tasks, timers, stacks); empty if it has none."""
+
+# --- Signals --------------------------------------------------------------------------------------
+
+def deliver_signal(number: int, frame: FrameType | None, /) -> None:
+    """What the interpreter calls instead of a program's signal handler.
+
+    In the main task, and where nobody drives the thread's loop, it calls the handler. Elsewhere the
+    main task is unparked and calls it where it is parked: what the handler raises is raised there,
+    and if it raises nothing the wait goes on. A green thread that computes is preempted for that.
+    Without a main task the handler is called outside of any task.
+    """
+
+def set_signal_handler(number: int, handler: Callable[..., object] | None) -> Any:
+    """Sets what `deliver_signal` calls for a signal, and returns what it was."""
+
+def signal_handler(number: int) -> Any:
+    """What `deliver_signal` calls for a signal, or `None`."""
+
+def on_handler_failure(
+    function: Callable[[BaseException], bool] | None,
+) -> Callable[[BaseException], bool] | None:
+    """Has `function` called with what a handler raises while there is no main task; what was set.
+
+    If it returns false, the exception is raised where the signal was noticed.
+    """
+
+def wait_for_handler() -> None:
+    """`signal.pause` in a task: parks until a signal handler has been called."""
+
+def open_signalfd(numbers: list[int]) -> int:
+    """A descriptor that is readable while one of these signals, which are to be blocked, is pending.
+
+    Raises OSError.
+    """
+
+def watch_signals(descriptor: int) -> None:
+    """Has the loop wake when something is written to the pipe that `descriptor` reads.
+
+    What arrives is thrown away. -1 ends that.
+    """
 
 # --- Between async and synchronous code -----------------------------------------------------------
 

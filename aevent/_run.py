@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import os
-import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from . import _core
-from ._backend import HostBackend, checkpoint, current_host, load, wait
+from ._backend import HostBackend, HostScope, checkpoint, current_host, load, wait
 from ._bridge import is_coroutine_function
 from ._core import Cancelled, CancelScope
 from ._exceptions import AeventError
+from ._signals import after_fork_in_child, in_main_os_thread, interrupts, wakeups
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 #: The backend that `setup` chose.
 chosen_backend: str | None = None
@@ -31,6 +36,7 @@ _runner: contextvars.ContextVar[_core.Children] = _core.runner_variable()
 
 # Whether anything is patched or not, and before the hooks of others, which may take patched locks.
 os.register_at_fork(after_in_child=_core.after_fork_in_child)
+os.register_at_fork(after_in_child=after_fork_in_child)
 
 
 def default_backend() -> str:
@@ -67,10 +73,21 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
     before_run()
     if not isinstance(adapter, HostBackend) and options:
         raise TypeError(f"the native backend has no option {next(iter(options))!r}")
-    with _main_thread(fn) as main:
+    with _main_thread(fn) as main, _plain_interrupts():
         if isinstance(adapter, HostBackend):
             return _run_hosted(adapter, main, args, options)
         return _run_natively(main, args)
+
+
+@contextmanager
+def _plain_interrupts() -> Iterator[None]:
+    """Has `run` raise KeyboardInterrupt itself, not the group that a task group made of it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        raise KeyboardInterrupt from group
 
 
 def _run_hosted(
@@ -78,52 +95,79 @@ def _run_hosted(
 ) -> Any:
     if is_coroutine_function(fn):
 
-        async def in_body(children: _core.Children) -> Any:
+        async def in_body(children: _core.Children, failed: _HandlerFailed) -> Any:
             current_host().install_portal()
             await checkpoint()
-            return await fn(*args)
+            with failed.cancels_body():
+                return await fn(*args)
 
         return adapter.run(lambda: _run_on_host(adapter, in_body), options)
 
-    async def in_thread(children: _core.Children) -> Any:
+    async def in_thread(children: _core.Children, failed: _HandlerFailed) -> Any:
         return await _run_main_thread(children, fn, args)
 
-    with _interrupts():
+    with interrupts():
         return adapter.run(lambda: _run_on_host(adapter, in_thread), options)
 
 
-class _Rest:
-    """The threads of a program on a host, for a SIGINT that comes when the main one has ended."""
+class _HandlerFailed:
+    """What a signal handler raises while no main task of ours could: the program ends with it.
 
-    def __init__(self, children: _core.Children) -> None:
-        self.children = children
-        self.interrupted = False
+    That is so while an async function is run by a host, and when the main function has ended and a
+    host waits for the threads that it has left. Both are cancelled, and the exception is kept to be
+    raised when they have ended. One that comes after the first is raised right where it is.
+    """
 
+    def __init__(self, adapter: HostBackend, children: _core.Children) -> None:
+        self._adapter = adapter
+        self._children = children
+        self._main = adapter.task_identity()
+        self._scope: HostScope | None = None
+        self.error: BaseException | None = None
 
-_rest: _Rest | None = None
+    def __call__(self, error: BaseException) -> bool:
+        in_body = self._scope is not None and self._adapter.task_identity() == self._main
+        if in_body or self.error is not None:
+            return False
+        self.error = error
+        if self._scope is None:
+            self._children.cancel()
+        else:
+            self._scope.cancel()
+        return True
+
+    @contextmanager
+    def cancels_body(self) -> Iterator[None]:
+        self._scope = self._adapter.open_scope(math.inf, False)
+        try:
+            with self._scope:
+                yield
+        finally:
+            self._scope = None
 
 
 async def _run_on_host(
-    adapter: HostBackend, body: Callable[[_core.Children], Awaitable[Any]]
+    adapter: HostBackend, body: Callable[[_core.Children, _HandlerFailed], Awaitable[Any]]
 ) -> Any:
-    global _rest
     result: Any = None
     failure: BaseException | None = None
-    rest: _Rest | None = None
-    async with runner(_adapter=adapter) as children:
-        if threading.current_thread() is threading.main_thread():
-            _rest = rest = _Rest(children)
-        try:
-            result = await body(children)
-        except adapter.cancelled:
-            raise
-        except BaseException as error:
-            # A runner that is left by an exception cancels its threads. A program whose main
-            # function fails waits for them, as a threaded one does.
-            failure = error
-    _rest = None
-    if rest is not None and rest.interrupted:
-        raise KeyboardInterrupt
+    with wakeups():
+        async with runner(_adapter=adapter) as children:
+            failed = _HandlerFailed(adapter, children)
+            if in_main_os_thread():
+                _core.on_handler_failure(failed)
+            try:
+                result = await body(children, failed)
+            except adapter.cancelled:
+                _core.on_handler_failure(None)
+                raise
+            except BaseException as error:
+                # A runner that is left by an exception cancels its threads. A program whose main
+                # function fails waits for them, as a threaded one does.
+                failure = error
+    if in_main_os_thread():
+        _core.on_handler_failure(None)
+    failure = failed.error or failure
     if failure is not None:
         try:
             raise failure
@@ -191,7 +235,7 @@ def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     children = _core.Children(keeps_errors=False)
     token = _runner.set(children)
     try:
-        with _interrupts(), _wakeups():
+        with interrupts(), wakeups():
             if is_coroutine_function(fn):
 
                 async def main() -> Any:
@@ -294,55 +338,3 @@ def _running_host() -> str:
         raise AeventError(
             "aevent.runner() was entered outside trio, asyncio and aevent: use aevent.run()"
         ) from None
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Has SIGINT raise KeyboardInterrupt in the main task, wherever that waits.
-
-    Only in the main thread, and only if nobody else handles the signal.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
-    signal.signal(signal.SIGINT, _on_interrupt)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is _on_interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _on_interrupt(number: int, frame: object) -> None:
-    # In the main task's own code it is raised right there; otherwise the handler runs in whichever
-    # thread or scheduler code the signal met, and the main task gets it where it parks.
-    if _core.is_main_task():
-        raise KeyboardInterrupt
-    if _core.interrupt_main(KeyboardInterrupt()):
-        return
-    if _rest is None or _rest.interrupted:
-        raise KeyboardInterrupt
-    # The main function has ended, and a host waits for the threads that it has left.
-    _rest.interrupted = True
-    _rest.children.cancel()
-
-
-@contextmanager
-def _wakeups() -> Iterator[None]:
-    """Has a signal wake the native loop even if it arrives just before the loop waits."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        _core.watch_signals(reader)
-        yield
-    finally:
-        _core.watch_signals(-1)
-        signal.set_wakeup_fd(former)
-        os.close(reader)
-        os.close(writer)

@@ -25,6 +25,7 @@ MODULES = (
     "select",
     "selectors",
     "ssl",
+    "signal",
     "atexit",
 )
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core
-from . import originals, patcher
+from . import originals, patcher, signal
 from .threading import SYSTEM_PACKAGES, _SystemThread
 
 _done: set[str] = set()
@@ -34,6 +34,7 @@ def keep_originals() -> None:
             elif id(value) in stands_for and not key.startswith("__"):
                 setattr(module, key, stands_for[id(value)])
     originals.module("threading", Thread=_SystemThread, RLock=originals.system_rlock)
+    originals.module("signal", **signal.FOR_HOSTS)
     base = sys.modules.get("asyncio.base_events")
     if base is not None:
         _keep_executor(base.BaseEventLoop)

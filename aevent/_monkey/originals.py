@@ -10,28 +10,27 @@ import atexit
 import queue
 import select
 import selectors
+import signal
 import socket
 import threading
 import time
 from types import ModuleType
 from typing import Any
 
-_NAMES = ("_thread", "atexit", "queue", "select", "selectors", "socket", "threading", "time")
 _MODULES: tuple[ModuleType, ...] = (
     _thread,
     atexit,
     queue,
     select,
     selectors,
+    signal,
     socket,
     threading,
     time,
 )
 
 #: Module name to what its public names stood for.
-saved: dict[str, dict[str, Any]] = {
-    name: dict(vars(module)) for name, module in zip(_NAMES, _MODULES, strict=True)
-}
+saved: dict[str, dict[str, Any]] = {module.__name__: dict(vars(module)) for module in _MODULES}
 
 allocate_lock = _thread.allocate_lock
 get_ident = _thread.get_ident

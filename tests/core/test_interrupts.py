@@ -274,8 +274,10 @@ def main():
     assert lines == ["handled", "returned"]
 
 
-def test_a_handler_that_raises_does_so_in_main_also_in_a_wait(interrupt: Interrupt) -> None:
-    # On the native backend. Where a host has the loop, such a handler raises out of the host.
+@BACKENDS
+def test_a_handler_that_raises_does_so_in_main_also_in_a_wait(
+    interrupt: Interrupt, backend: str
+) -> None:
     lines = interrupt(
         """
 import signal
@@ -294,7 +296,7 @@ def main():
     except Stop:
         print("stopped")
 """,
-        "native",
+        backend,
     )
     assert lines == ["stopped", "returned"]
 

@@ -8,7 +8,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::finish;
-use crate::run_loop::Loop;
+use crate::run_loop::{self, Loop};
+use crate::signals;
 use crate::stack::{self, Object};
 use crate::task::{Entry, TaskRef, release, state};
 
@@ -47,6 +48,9 @@ fn step_here(event_loop: &Loop, task: TaskRef) -> Option<TaskRef> {
     };
     task.begin_run();
     event_loop.set_current(task);
+    if event_loop.signals.are_postponed() {
+        call_handlers(event_loop, context);
+    }
     let mut value: Object = std::ptr::null_mut();
     // SAFETY: the entry owns the coroutine and the task its context until `finish`, which only this
     // function calls for a coroutine.
@@ -86,6 +90,25 @@ fn step_here(event_loop: &Loop, task: TaskRef) -> Option<TaskRef> {
             finish::finish(py, event_loop, task, Err(PyErr::fetch(py)));
             None
         }
+    }
+}
+
+/// The main task calls the signal handlers that others have left to it. What one raises is raised
+/// where the coroutine awaits.
+#[cold]
+fn call_handlers(event_loop: &Loop, context: Object) {
+    let Some(task) = run_loop::current() else {
+        return;
+    };
+    // SAFETY: attached: a stack of ours runs; the context is the task's own.
+    unsafe { ffi::PyContext_Enter(context) };
+    let result = signals::run_postponed(event_loop, &task);
+    let error = result.err().map(PyErr::from);
+    // SAFETY: it was entered above, on this stack.
+    unsafe { ffi::PyContext_Exit(context) };
+    if let Some(error) = error {
+        let former = state(&task).interrupt.replace(error);
+        drop(former);
     }
 }
 

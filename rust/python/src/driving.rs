@@ -1,8 +1,6 @@
-//! Driving the loop of a thread: what `aevent.run()`, the adapters, signal handlers and `os.fork()`
-//! call.
+//! Driving the loop of a thread: what `aevent.run()`, the adapters and `os.fork()` call.
 
 use std::ptr::null_mut;
-use std::sync::Arc;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
@@ -137,34 +135,6 @@ pub fn driver() -> Option<&'static str> {
     }
 }
 
-/// Delivers an exception to the main task: for signal handlers. False if there is none.
-#[pyfunction]
-pub fn interrupt_main(error: Bound<'_, PyAny>) -> bool {
-    let Some(event_loop) = run_loop::existing() else {
-        return false;
-    };
-    match event_loop.main() {
-        Some(main) if !main.is_done() => {
-            event_loop.interrupt(PyErr::from_value(error));
-            event_loop.scheduler.notify();
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Whether the running task is the main one, or no task runs.
-#[pyfunction]
-pub fn is_main_task() -> bool {
-    let Some(event_loop) = run_loop::existing() else {
-        return true;
-    };
-    match (run_loop::current(), event_loop.main()) {
-        (Some(current), Some(main)) => Arc::ptr_eq(&current, &main),
-        _ => false,
-    }
-}
-
 /// Figures about the thread's loop, for people and tests.
 #[pyfunction]
 pub fn statistics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
@@ -183,7 +153,7 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     run_loop::after_fork_in_child(py)
 }
 
-/// ends that.
+/// Has the loop wake when something is written to the pipe that `descriptor` reads; -1 ends that.
 #[pyfunction]
 pub fn watch_signals(py: Python<'_>, descriptor: i32) -> PyResult<()> {
     run_loop::obtain(py)?

@@ -122,6 +122,7 @@ pub fn finish(py: Python<'_>, event_loop: &Loop, task: TaskRef, result: PyResult
         .main()
         .is_some_and(|main| Arc::ptr_eq(&main, &task))
     {
+        event_loop.signals.notice_again();
         event_loop.stop();
     }
     let (thread, home, name) = {

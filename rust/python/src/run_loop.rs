@@ -39,6 +39,7 @@ pub use this_thread::{
 use crate::errors::{self, Outcome, Raised};
 use crate::portal;
 use crate::raw;
+use crate::signals::{self, Signals};
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, SchedulerRef, TaskRef, release, state};
 use crate::wait;
@@ -63,8 +64,10 @@ pub struct Loop {
     /// How many references there are to a running stack that nobody else knows, one of them the
     /// asker's.
     references: Cell<ffi::Py_ssize_t>,
-    /// Gets a signal handler's exception.
+    /// Calls signal handlers.
     main: UnsafeCell<Option<TaskRef>>,
+    /// The signals whose handlers it has still to call.
+    pub signals: Signals,
     /// A failure of the loop itself, on its way to the base.
     failure: UnsafeCell<Option<PyErr>>,
     /// The adapter of the host that drives us.
@@ -102,6 +105,7 @@ impl Loop {
             stacks: Cell::new(0),
             references: Cell::new(2),
             main: UnsafeCell::new(None),
+            signals: Signals::new(),
             failure: UnsafeCell::new(None),
             host: UnsafeCell::new(None),
             is_main_thread,
@@ -125,13 +129,13 @@ impl Loop {
         self.references.get()
     }
 
-    /// The task that gets a signal handler's exception.
+    /// The task that calls signal handlers.
     pub fn main(&self) -> Option<TaskRef> {
         // SAFETY: as in `host`.
         unsafe { (*self.main.get()).clone() }
     }
 
-    /// Sets the task that gets a signal handler's exception, and returns the previous one.
+    /// Sets the task that calls signal handlers, and returns the previous one.
     pub fn set_main(&self, task: Option<TaskRef>) -> Option<TaskRef> {
         // SAFETY: as in `host`.
         unsafe { std::mem::replace(&mut *self.main.get(), task) }
@@ -273,7 +277,8 @@ impl Loop {
             self.fail(errors::from_io(py, &error));
         }
         if self.is_main_thread {
-            // Handlers run here with no task current, so whatever they call is the original.
+            // Ours leave the program's handlers to the main task. Those that were set without us run
+            // here with no task current, so whatever they call is the original.
             // SAFETY: attached.
             if unsafe { ffi::PyErr_CheckSignals() } != 0 {
                 self.interrupt(PyErr::fetch(py));
@@ -288,8 +293,9 @@ impl Loop {
         self.stop.set(true);
     }
 
-    /// Delivers a signal handler's exception to the main task, where it parks next or is parked.
-    pub fn interrupt(&self, error: PyErr) {
+    /// Delivers the exception of a handler that was not given to `deliver_signal` to the main task,
+    /// where it parks next or is parked.
+    fn interrupt(&self, error: PyErr) {
         match self.main() {
             Some(main) if !main.is_done() => {
                 let former = state(&main).interrupt.replace(error);
@@ -404,7 +410,18 @@ impl Loop {
             return park_portal(py, self, me);
         }
         // `me` stays on this stack, and keeps the task alive, until it is resumed.
-        self.leave(&me)
+        self.leave(&me)?;
+        self.call_handlers(&me)
+    }
+
+    /// `me` has been resumed: if it is the main task, it calls the signal handlers that others have
+    /// left to it. `Err`: one has raised.
+    #[inline(always)]
+    fn call_handlers(&self, me: &Task<Payload>) -> Outcome<()> {
+        if self.signals.are_postponed() {
+            return signals::run_postponed(self, me);
+        }
+        Ok(())
     }
 
     /// Lets the others run first. Returns at once if there are none.
@@ -438,7 +455,9 @@ impl Loop {
         // It goes on counting as running: two atomic exchanges less.
         self.scheduler.requeue(me);
         // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
-        self.leave(unsafe { &*pointer })
+        let me = unsafe { &*pointer };
+        self.leave(me)?;
+        self.call_handlers(me)
     }
 
     /// `time.sleep(0)` of a green thread while others are ready: the whole of it, and hardly anything on
@@ -477,7 +496,10 @@ impl Loop {
     }
 
     #[inline(always)]
-    fn checked(me: &Task<Payload>) -> Object {
+    fn checked(&self, me: &Task<Payload>) -> Object {
+        if self.call_handlers(me).is_err() {
+            return null_mut();
+        }
         if wait::is_to_raise(me) {
             return wait::raise_in(me);
         }
@@ -506,7 +528,7 @@ extern "C" fn resume_and_check(
     // SAFETY: the caller gives up a reference.
     let result = event_loop.resume(unsafe { Arc::from_raw(task) });
     match Loop::back(me, result) {
-        Ok(()) => Loop::checked(me),
+        Ok(()) => event_loop.checked(me),
         Err(Raised) => null_mut(),
     }
 }
@@ -525,7 +547,7 @@ extern "C" fn leave_and_check(
         Next::Task(unsafe { Arc::from_raw(task) })
     };
     match event_loop.leave_to(me, next) {
-        Ok(()) => Loop::checked(me),
+        Ok(()) => event_loop.checked(me),
         Err(Raised) => null_mut(),
     }
 }

@@ -144,6 +144,12 @@ pub fn checkpoint(py: Python<'_>) -> PyResult<()> {
     Ok(wait::check(&task)?)
 }
 
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn breathe() -> PyResult<()> {
+    Ok(run_loop::breathe_after_refusal()?)
+}
+
 /// Raises if the running task is cancelled.
 #[pyfunction]
 pub fn checkpoint_if_cancelled() -> PyResult<()> {

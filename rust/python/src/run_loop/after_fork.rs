@@ -91,6 +91,7 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
         .reset_after_fork()
         .map_err(|error| errors::from_io(py, &error))?;
     event_loop.generation.set(fork::generation());
+    event_loop.signals.forget_postponed();
     std::mem::forget(event_loop.take_hand_off());
     let driven = event_loop.driver.get() != Driver::None;
     if let Some(task) = current() {

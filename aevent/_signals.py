@@ -1,0 +1,139 @@
+"""Signals while a program runs: whose the handlers are, and how they wake the loop.
+
+The interpreter notices a signal in whatever runs on the main OS thread. What it calls then is
+`_core.deliver_signal`, which leaves the program's handler to the main task.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from . import _core
+from ._monkey import originals
+
+_signal: Callable[[int, Any], Any] = originals.saved["signal"]["signal"]
+_getsignal: Callable[[int], Any] = originals.saved["signal"]["getsignal"]
+_set_wakeup_fd: Callable[..., int] = originals.saved["signal"]["set_wakeup_fd"]
+
+#: Whether the default handler of SIGINT is delivered to a main task of ours, too.
+_interrupts_are_ours = False
+
+#: The pipe that wakes our loop: what it is read from and written to.
+_pipe: tuple[int, int] | None = None
+
+
+def in_main_os_thread() -> bool:
+    """Whether the caller is in the thread in which the interpreter calls signal handlers."""
+    return threading.main_thread().ident == originals.get_ident()
+
+
+def set_handler(number: int, handler: Any) -> Any:
+    """`signal.signal`, with a handler that is called by the main task. Returns the former one."""
+    if callable(handler) and (_interrupts_are_ours or handler is not signal.default_int_handler):
+        known = isinstance(number, int)
+        former = _core.set_signal_handler(number, handler) if known and number >= 0 else None
+        try:
+            former_set = _signal(number, _core.deliver_signal)
+        except BaseException:
+            if known and number >= 0:
+                _core.set_signal_handler(number, former)
+            raise
+    else:
+        former_set = _signal(number, handler)
+        former = _core.signal_handler(int(number))
+    return former if former_set is _core.deliver_signal else former_set
+
+
+def get_handler(number: int) -> Any:
+    """`signal.getsignal`: the program's handler, not what stands for it."""
+    handler = _getsignal(number)
+    return _core.signal_handler(int(number)) if handler is _core.deliver_signal else handler
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Has SIGINT raise KeyboardInterrupt in the main task, wherever that waits.
+
+    Only in the main thread, and only if nobody else handles the signal.
+    """
+    global _interrupts_are_ours
+    if not in_main_os_thread():
+        yield
+        return
+    _interrupts_are_ours = True
+    if _getsignal(signal.SIGINT) is signal.default_int_handler:
+        set_handler(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        _interrupts_are_ours = False
+        if get_handler(signal.SIGINT) is signal.default_int_handler:
+            _signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def wakeups() -> Iterator[None]:
+    """Has a signal wake the loop even if it arrives just before the loop waits.
+
+    A host that sees to that itself is left alone.
+    """
+    global _pipe
+    if not in_main_os_thread():
+        yield
+        return
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    former = _set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if former != -1:
+        _set_wakeup_fd(former, warn_on_full_buffer=False)
+        os.close(reader)
+        os.close(writer)
+        yield
+        return
+    _pipe = reader, writer
+    _core.watch_signals(reader)
+    try:
+        yield
+    finally:
+        # In the child of a fork it is another one.
+        reader, writer = _pipe
+        _pipe = None
+        _core.watch_signals(-1)
+        present = _set_wakeup_fd(-1)
+        if present != writer:
+            _set_wakeup_fd(present)
+        os.close(reader)
+        os.close(writer)
+
+
+def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
+    """`signal.set_wakeup_fd`: our own, which takes its place, is not shown."""
+    former = _set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
+    if _pipe is not None and _core.driver() is not None:
+        if fd == -1:
+            _set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
+        if former == _pipe[1]:
+            return -1
+    return former
+
+
+def after_fork_in_child() -> None:
+    """The pipe is the parent's: the child, which drives its loop itself, needs another."""
+    global _pipe
+    if _core.driver() != "native" or not in_main_os_thread():
+        return
+    former = _pipe
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    present = _set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if former is not None:
+        if present != former[1]:
+            # The program's own.
+            _set_wakeup_fd(present)
+        for descriptor in former:
+            os.close(descriptor)
+    _pipe = reader, writer
+    _core.watch_signals(reader)
