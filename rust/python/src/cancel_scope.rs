@@ -287,18 +287,31 @@ impl CancelScope {
                     None => run_loop::existing().and_then(|event_loop| event_loop.host(py)),
                 }
                 .ok_or_else(|| crate::errors::no_task("entering a CancelScope"))?;
-                let (deadline, shield, cancelled) = {
+                let (deadline, shield) = {
                     let inner = this.inner();
-                    (inner.deadline, inner.shield, inner.cancel_called)
+                    (inner.deadline, inner.shield)
                 };
                 let scope = host.call_method1(py, "open_scope", (to_seconds(deadline), shield))?;
                 scope.call_method0(py, "__enter__")?;
-                if cancelled {
+                {
+                    let inner = this.inner();
+                    inner.host = Some(scope.clone_ref(py));
+                    inner.stage = Stage::Active;
+                }
+                // Others may have run meanwhile: entering is the host's code, which may import.
+                let now = {
+                    let inner = this.inner();
+                    (inner.deadline, inner.shield, inner.cancel_called)
+                };
+                if now.0 != deadline {
+                    scope.call_method1(py, "set_deadline", (to_seconds(now.0),))?;
+                }
+                if now.1 != shield {
+                    scope.call_method1(py, "set_shield", (now.1,))?;
+                }
+                if now.2 {
                     scope.call_method0(py, "cancel")?;
                 }
-                let inner = this.inner();
-                inner.host = Some(scope);
-                inner.stage = Stage::Active;
             }
         }
         Ok(slf)
