@@ -46,7 +46,7 @@ def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
 
 def pthread_kill(thread_id: int, signalnum: int, /) -> None:
     # A green thread's identifier is nothing that the system knows: its OS thread gets the signal.
-    if thread_id in threading._alive or thread_id == _core.thread_ident():
+    if thread_id == _core.thread_ident() or threading.is_green(thread_id):
         thread_id = originals.get_ident()
     _pthread_kill(thread_id, signalnum)
 

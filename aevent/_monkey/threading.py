@@ -182,6 +182,12 @@ def is_alive(self: threading.Thread) -> bool:
     return task.is_alive()
 
 
+def is_green(ident: int) -> bool:
+    """Whether this is the identifier of a green thread that is alive."""
+    thread = _active.get(ident)
+    return thread is not None and _task_of(thread) is not None
+
+
 def _describe(self: threading.Thread) -> str:
     task = _task_of(self)
     if task is None:
