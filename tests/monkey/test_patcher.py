@@ -25,8 +25,6 @@ FUNCTIONS: tuple[Any, ...] = (
     _thread.get_ident,
     threading.get_ident,
     threading.current_thread,
-    threading.enumerate,
-    threading.active_count,
     select.select,
     select.poll,
     socket.getaddrinfo,
