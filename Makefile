@@ -6,6 +6,13 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
 	then command -v $$candidate; break; fi; done)
 
+# Every Python from 3.10 on that pyenv or the PATH has, the newest of each minor version: `test-all`.
+PYTHONS ?= $(shell for minor in 10 11 12 13; do \
+	for candidate in $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.$$minor.*/bin/python3 2>/dev/null | sort -Vr) \
+		$$(command -v python3.$$minor); do \
+	if $$candidate -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] != (3, '$$minor'))' >/dev/null 2>&1; \
+	then echo $$candidate; break; fi; done; done)
+
 # Passed on to pytest by `test-python`, to the benchmark by `bench`, and so on.
 ARGS ?=
 
@@ -85,6 +92,22 @@ wheel: $(STAMPS)/dev  ## build a wheel and a source archive into dist/
 test: build  ## all checks: lint, types, Rust tests and models, Python tests
 	@$(MAKE) --no-print-directory --keep-going lint typecheck test-rust test-python
 
+# Each has an environment and a build of its own, so that none is built twice.
+.PHONY: test-all
+test-all:  ## the Python tests and the conformance suite on every Python there is (PYTHONS=…, ARGS=… as for conformance)
+	@test -n "$(PYTHONS)" || { echo "No Python from 3.10 on was found: PYTHONS=\"/path/to/python …\"" >&2; exit 1; }
+	@failed=; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "=== Python $$version ($$python)"; \
+		$(MAKE) --no-print-directory --keep-going PYTHON=$$python VENV=build/python$$version \
+			CARGO_TARGET_DIR=$(CURDIR)/target/python$$version on-this-python || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed on Python$$failed" >&2; exit 1; }
+
+.PHONY: on-this-python
+on-this-python:
+	@$(MAKE) --no-print-directory test-python ARGS=
+	@$(MAKE) --no-print-directory conformance
+
 .PHONY: test-rust
 test-rust:  ## the scheduler's own tests, and loom's exploration of what threads share
 	$(CARGO) test -p aevent-runtime
@@ -117,4 +140,4 @@ typecheck: build  ## mypy, and stubtest: does _core.pyi tell the truth?
 
 .PHONY: clean
 clean:  ## remove what was built, and .venv
-	rm -rf $(VENV) target dist aevent/_core.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build target dist aevent/_core.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
