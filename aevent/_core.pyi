@@ -68,6 +68,9 @@ __all__ = [
     "set_host",
     "set_signal_handler",
     "set_thread_hooks",
+    "set_tracing_functions",
+    "setprofile",
+    "settrace",
     "signal_handler",
     "sleep",
     "socket_call",
@@ -663,6 +666,20 @@ def set_thread_hooks(
 
 def makes_coroutine(function: Callable[..., object]) -> bool | None:
     """Whether calling `function` makes a coroutine; `None` if only `inspect` can tell."""
+
+def set_tracing_functions(
+    gettrace: Callable[[], Any],
+    settrace: Callable[[Any], object],
+    getprofile: Callable[[], Any],
+    setprofile: Callable[[Any], object],
+) -> None:
+    """`sys`'s own functions. Called once, by its patch."""
+
+def settrace(function: Any, /) -> None:
+    """`sys.settrace` in a task: for the running thread only, if it is a green one."""
+
+def setprofile(function: Any, /) -> None:
+    """`sys.setprofile` in a task: for the running thread only, if it is a green one."""
 
 def thread_count() -> int:
     """How many green threads were started as threads and have not ended, in all OS threads."""

@@ -19,6 +19,7 @@ from ._monkey import rebind as early
 MODULES = (
     "time",
     "_thread",
+    "sys",
     "threading",
     "queue",
     "socket",

@@ -15,6 +15,7 @@ from typing import Any
 from .. import _core, _run
 from . import originals, patcher
 from ._thread import get_ident
+from .sys import setprofile, settrace
 
 #: Private names of `threading` that are used here, and the Pythons that have them. A test compares.
 PRIVATE = {
@@ -61,6 +62,10 @@ class _GreenDummy(threading._DummyThread):
         return self._aevent_task.is_alive()
 
 
+# It is one to whoever prints it.
+_GreenDummy.__name__ = _GreenDummy.__qualname__ = "_DummyThread"
+
+
 def _task_of(thread: threading.Thread) -> _core.Task | None:
     task: _core.Task | None = thread.__dict__.get("_aevent_task")
     return task
@@ -104,23 +109,17 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
         return None
 
     def run() -> None:
-        former_trace, former_profile = sys.gettrace(), sys.getprofile()
+        # They end with the thread, which has them for itself.
         if trace is not None:
-            sys.settrace(trace)
+            settrace(trace)
         if profile is not None:
-            sys.setprofile(profile)
+            setprofile(profile)
         try:
             thread.run()
         except _core.Cancelled:
             pass
         except BaseException as error:
             _report(thread, error)
-        finally:
-            # These are the operating system thread's: whoever else runs on it had them before.
-            if trace is not None:
-                sys.settrace(former_trace)
-            if profile is not None:
-                sys.setprofile(former_profile)
 
     return run
 

@@ -34,6 +34,16 @@ HUNG_RERUNS = 4
 FRUITLESS = 3
 
 
+#: The processes that are running at the moment, for `kill_all`.
+_running: set[Process] = set()
+
+
+def kill_all() -> None:
+    """When the driver itself is ended: nothing that it has started is left."""
+    for process in list(_running):
+        process.kill()
+
+
 class Outcome(NamedTuple):
     """What became of a test: "passed", "skipped", "failed", "hung", "crashed" or "not run"."""
 
@@ -116,6 +126,9 @@ class Run:
             done |= process.tests.keys()
             if process.over or self.skipped is not None:
                 self.tests[EXIT] = process.exit
+                if any(outcome.what == "failed" for outcome in process.tests.values()):
+                    # A test that stops half-way leaves threads behind that nobody will end.
+                    self.tests[EXIT] = Outcome("passed", "not judged: tests have failed")
                 break
             fruitless = 0 if process.tests else fruitless + 1
             if fruitless == FRUITLESS or (process.planned and done.issuperset(process.planned)):
@@ -204,10 +217,12 @@ class Process:
         )
 
     def __enter__(self) -> Process:
+        _running.add(self)
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._kill()
+        self.kill()
+        _running.discard(self)
         self._log.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -222,7 +237,7 @@ class Process:
                 self._conclude("crashed", f"the process ended with {self.process.returncode}")
                 return
             if time.monotonic() > heard + (limit := self.run.limit(self.current)):
-                self._kill()
+                self.kill()
                 self._conclude("hung", f"nothing happened for {limit:g} s")
                 return
             time.sleep(0.02)
@@ -266,7 +281,7 @@ class Process:
             log.seek(max(self.log_start, size - 6000))
             return log.read().decode(errors="backslashreplace")
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         # And what has left the group, or was left behind by it.

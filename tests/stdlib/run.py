@@ -12,6 +12,7 @@ import fnmatch
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import compare
+import driver
 import known
 from driver import Results, Run
 from modules import MODULES, Module, find
@@ -157,8 +159,15 @@ def _write(path: Path, results: Results) -> None:
     part.rename(path)
 
 
+def _end(number: int, frame: object) -> None:
+    driver.kill_all()
+    os._exit(128 + number)
+
+
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     conformance = Conformance(options)
     modules, absent = find(options.modules, conformance.cache, options.testsuite)
     if options.refresh_plain:

@@ -36,6 +36,7 @@ mod stack;
 mod task;
 mod thread;
 mod thread_count;
+mod tracing;
 mod wait;
 mod waker;
 
@@ -100,6 +101,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ssl::READ.add(module)?;
     ssl::WRITE.add(module)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
+    module.add_function(wrap_pyfunction!(tracing::settrace, module)?)?;
+    module.add_function(wrap_pyfunction!(tracing::set_tracing_functions, module)?)?;
+    module.add_function(wrap_pyfunction!(tracing::setprofile, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(portal::await_here, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::checkpoint, module)?)?;

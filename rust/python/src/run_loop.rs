@@ -42,6 +42,7 @@ use crate::raw;
 use crate::signals::{self, Signals};
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, SchedulerRef, TaskRef, release, state};
+use crate::tracing::Tracing;
 use crate::wait;
 
 /// The loop of one OS thread. Reached by that thread only, with the interpreter attached.
@@ -73,6 +74,8 @@ pub struct Loop {
     /// The adapter of the host that drives us.
     host: UnsafeCell<Option<Py<PyAny>>>,
     is_main_thread: bool,
+    /// Whose trace and profile functions are installed.
+    pub tracing: Tracing,
     /// The process that it was made for, or reset for after a fork.
     generation: Cell<u32>,
 }
@@ -109,6 +112,7 @@ impl Loop {
             failure: UnsafeCell::new(None),
             host: UnsafeCell::new(None),
             is_main_thread,
+            tracing: Tracing::new(),
             generation: Cell::new(fork::generation()),
         })
     }
@@ -144,6 +148,7 @@ impl Loop {
     /// Makes `task` the running one.
     #[inline(always)]
     pub fn set_current(&self, task: TaskRef) {
+        self.tracing.before(Some(&task));
         let current = state(&task);
         // A host's task has nobody to wake it unless the host drives us.
         let cooperating = if current.native == 0

@@ -114,6 +114,8 @@ pub struct State {
     pub itself: Option<TaskRef>,
     /// Its dictionaries for `threading.local` objects, for removal at its end.
     pub locals: Vec<Py<PyAny>>,
+    /// Its trace and profile functions, while another task's are installed.
+    pub tracing: Option<Box<crate::tracing::Functions>>,
     /// For people.
     pub name: Option<Py<PyAny>>,
 }
@@ -160,6 +162,7 @@ impl Payload {
             portal: None,
             itself: None,
             locals: Vec::new(),
+            tracing: None,
             name: None,
         }))
     }

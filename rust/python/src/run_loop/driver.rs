@@ -131,6 +131,7 @@ impl Loop {
                 break Err(error);
             }
         };
+        self.tracing.before(None);
         self.stop.set(false);
         self.driver.set(Driver::None);
         self.base.set(null_mut());
@@ -179,6 +180,7 @@ impl Loop {
                 result = Err(error);
             }
         }
+        self.tracing.before(None);
         self.base.set(null_mut());
         if let Some(outer) = outer {
             self.set_current(outer);

@@ -1,0 +1,145 @@
+"""`sys`: trace and profile functions."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+
+def test_a_trace_function_is_the_threads_that_set_it() -> None:
+    seen: dict[str, set[str]] = {"first": set(), "second": set()}
+
+    def called() -> None:
+        time.sleep(0)
+
+    def body(name: str) -> None:
+        def trace(frame: Any, event: str, argument: object) -> None:
+            seen[name].add(threading.current_thread().name)
+
+        sys.settrace(trace)
+        for _ in range(3):
+            called()
+            assert sys.gettrace() is trace
+        sys.settrace(None)
+
+    def untraced() -> None:
+        for _ in range(5):
+            called()
+            assert sys.gettrace() is None
+
+    before = sys.gettrace()
+    threads = [
+        threading.Thread(target=body, args=("first",), name="first"),
+        threading.Thread(target=body, args=("second",), name="second"),
+        threading.Thread(target=untraced, name="untraced"),
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        called()
+        assert sys.gettrace() is before
+    for thread in threads:
+        thread.join()
+    assert seen == {"first": {"first"}, "second": {"second"}}
+    assert sys.gettrace() is before
+
+
+def test_a_profile_function_is_the_threads_that_set_it() -> None:
+    profiled: set[str] = set()
+
+    def profile(frame: Any, event: str, argument: object) -> None:
+        profiled.add(threading.current_thread().name)
+
+    def body() -> None:
+        sys.setprofile(profile)
+        time.sleep(0)
+        assert sys.getprofile() is profile
+
+    threads = [
+        threading.Thread(target=body, name="body"),
+        threading.Thread(target=time.sleep, args=(0,)),
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(0)
+        assert sys.getprofile() is None
+    for thread in threads:
+        thread.join()
+    assert profiled == {"body"}
+    assert sys.getprofile() is None
+
+
+def test_a_thread_keeps_its_function_while_it_is_parked_and_others_run() -> None:
+    go = threading.Event()
+    lines: list[int] = []
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        if frame.f_code is not body.__code__ and frame.f_code is not after.__code__:
+            return None
+        lines.append(frame.f_lineno)
+        return trace
+
+    def after() -> None:
+        pass
+
+    def body() -> None:
+        sys.settrace(trace)
+        go.wait()
+        after()
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    time.sleep(0)
+    assert lines == []
+    after()
+    go.set()
+    thread.join()
+    assert set(lines) == {after.__code__.co_firstlineno, after.__code__.co_firstlineno + 1}
+
+
+def test_the_main_function_has_what_was_set_before_it(fresh_ok: Any, backend: str) -> None:
+    out = fresh_ok(
+        """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import threading, time
+
+def trace(frame, event, argument):
+    pass
+
+def body():
+    assert sys.gettrace() is None
+    sys.settrace(lambda *args: None)
+    time.sleep(0.001)
+
+def main():
+    assert sys.gettrace() is trace
+    threading.settrace(None)
+    other = lambda *args: None
+    sys.settrace(other)
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert sys.gettrace() is other
+    sys.settrace(trace)
+
+sys.settrace(trace)
+aevent.run(main)
+assert sys.gettrace() is trace
+sys.settrace(None)
+print("done")
+""",
+        backend,
+    )
+    assert out == "done\n"
+
+
+def test_what_is_no_function_is_refused_as_by_the_original() -> None:
+    with pytest.raises(TypeError):
+        sys.settrace()  # type: ignore[call-arg]
