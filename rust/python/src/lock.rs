@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 
 use aevent_runtime::clock::NEVER;
 use aevent_runtime::wait_queue::{self, Acquire};
-use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyDeprecationWarning, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -480,17 +482,30 @@ impl RLock {
     }
 }
 
+/// Warns as CPython does since 3.13.
+#[cold]
+fn refuse_arguments_some_day(py: Python<'_>) -> PyResult<()> {
+    if py.version_info() < (3, 13) {
+        return Ok(());
+    }
+    let message = c"Passing arguments to RLock is deprecated and will be removed in 3.15";
+    PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), message, 1)
+}
+
 #[pymethods]
 impl RLock {
     /// Takes anything, as CPython's does: a subclass's `__init__` may have arguments.
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        if !args.is_empty() || kwargs.is_some_and(|kwargs| !kwargs.is_empty()) {
+            refuse_arguments_some_day(args.py())?;
+        }
+        Ok(Self {
             raw: Raw::new(),
             owner: AtomicUsize::new(0),
             count: AtomicU32::new(0),
-        }
+        })
     }
 
     #[pyo3(signature = (blocking=Truth(true), timeout=-1.0))]
