@@ -30,6 +30,7 @@ __all__ = [
     "Event",
     "HostWaker",
     "Lock",
+    "ModuleView",
     "PatchedFunction",
     "PatchedMethod",
     "Portal",
@@ -39,7 +40,9 @@ __all__ = [
     "Sleep",
     "Task",
     "Wait",
+    "_set_running_loop",
     "adjust_native",
+    "adopt_local",
     "after_fork_in_child",
     "await_here",
     "breathe",
@@ -52,6 +55,7 @@ __all__ = [
     "driver",
     "get_host",
     "in_task",
+    "keep_running_loops",
     "local",
     "loop_fd",
     "makes_coroutine",
@@ -522,6 +526,35 @@ class SimpleQueue(Generic[_T]):
     def _take(self) -> _T:
         """The item that a wait that is over was for. To be called in the same step."""
     def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+
+def adopt_local(local: local, former: object) -> None:
+    """Makes `local`, which is new, one whose attributes belong to tasks of whichever kind.
+
+    In a host's task and outside tasks, the OS thread's: there it has what was put into `former`, a
+    local of either type that is not to be used any more, or `None`.
+    """
+
+def keep_running_loops(original: Callable[[Any], None]) -> None:
+    """Says what `_set_running_loop` stands for. The first one counts."""
+
+def _set_running_loop(loop: Any, /) -> None:
+    """Set the running event loop.
+
+    It is the running task's from now on, if there is one, and nobody else's.
+    """
+
+@final
+class ModuleView:
+    """Stands for a module in the hosts' own: every attribute is the module's at that moment.
+
+    Except what `given` names: a pair of what stands in the module and what is given instead.
+    """
+
+    def __new__(cls, module: ModuleType, given: dict[str, tuple[Any, Any]]) -> Self: ...
+    def __getattribute__(self, name: str, /) -> Any: ...
+    def __setattr__(self, name: str, value: Any, /) -> None: ...
+    def __delattr__(self, name: str, /) -> None: ...
+    def __dir__(self) -> list[str]: ...
 
 @disjoint_base
 class local:

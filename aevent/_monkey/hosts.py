@@ -1,59 +1,146 @@
-"""The hosts keep the originals: their modules' names stand for what they did before."""
+"""The hosts keep the originals: in their modules, patched names stand for what they did before.
+
+A host's own code must not park half way: asyncio and trio count on running undisturbed between two
+awaits, and their worker threads, selectors and child watchers have to be real. So the globals of
+their modules that refer to something patched are exchanged when the module is loaded: a module for
+a view of it, a class or function for its original. Which modules are patched, and what is, comes
+from the patcher, so this need not know any of them.
+"""
 
 from __future__ import annotations
 
+import signal as std_signal
 import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from .. import _core
-from . import originals, patcher, signal
-from .threading import SYSTEM_PACKAGES, _SystemThread
+from . import nested_loops, originals, patcher, signal
+from .threading import REAL_THREADS, SystemThread
 
-_done: set[str] = set()
+#: The packages that are the hosts, and what they are made of.
+HOSTS = frozenset({"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop"})
+
+#: What tells one thread from another. A host's loop may run in a green thread, and is then that
+#: thread's; outside them these answer as the originals do.
+_IDENTITY = {
+    ("_thread", "get_ident"),
+    ("_thread", "_local"),
+    ("threading", "get_ident"),
+    ("threading", "current_thread"),
+    ("threading", "local"),
+}
+
+#: Module name to attribute to a pair: what is in the module, and what the hosts get for it.
+_given: dict[str, dict[str, tuple[Any, Any]]] = {}
+_views: dict[str, _core.ModuleView] = {}
+#: A replacement's identity to what the hosts get for it.
+_stands_for: dict[int, Any] = {}
+_mended: dict[str, ModuleType] = {}
+
+
+def _collect() -> None:
+    """Finds out what is patched by now, and what the hosts get instead."""
+    for owner, name, original, replacement in patcher.patches:
+        if not isinstance(owner, ModuleType) or (owner.__name__, name) in _IDENTITY:
+            continue
+        _give(owner, name, replacement, original)
+    for module, name, replacement, given in (
+        (threading, "Thread", originals.SystemThread, SystemThread),
+        # `threading.RLock` is a factory that asks the module for the class, which is patched.
+        (threading, "RLock", _core.RLock, originals.system_rlock),
+        *(
+            (std_signal, name, std_signal.__dict__[name], new)
+            for name, new in signal.FOR_HOSTS.items()
+        ),
+    ):
+        if module.__name__ in _given:
+            _give(module, name, replacement, given)
+    for name in list(_given):
+        _view(name)
+
+
+def _give(owner: ModuleType, name: str, replacement: Any, given: Any) -> None:
+    _given.setdefault(owner.__name__, {})[name] = (replacement, given)
+    _stands_for[id(replacement)] = given
+
+
+def _view(name: str) -> _core.ModuleView:
+    view = _views.get(name)
+    if view is None:
+        module = sys.modules[name]
+        view = _views[name] = _core.ModuleView(module, _given.setdefault(name, {}))
+        parent, _, last = name.rpartition(".")
+        if parent:
+            _give(sys.modules[parent], last, module, view)
+            _view(parent)
+    return view
 
 
 def belongs(name: str) -> bool:
     """Whether the module is a host's."""
-    return name.partition(".")[0] in SYSTEM_PACKAGES
+    return name.partition(".")[0] in HOSTS
+
+
+def _mend(module: ModuleType) -> None:
+    """Gives the originals to a module of a host's."""
+    _mended[module.__name__] = module
+    for key, value in list(vars(module).items()):
+        if key.startswith("__"):
+            continue
+        if isinstance(value, ModuleType):
+            if value.__name__ in _views and sys.modules.get(value.__name__) is value:
+                setattr(module, key, _views[value.__name__])
+        elif isinstance(value, (originals.SystemLocal, _core.local)):
+            setattr(module, key, nested_loops.task_local(value))
+        elif id(value) in _stands_for:
+            setattr(module, key, _stands_for[id(value)])
+    nested_loops.prepare(module)
 
 
 def keep_originals() -> None:
-    """Gives the originals to those modules of hosts that are loaded and have not got them yet."""
-    stands_for: dict[int, Any] = patcher.originals_of()
-    stands_for[id(originals.SystemThread)] = _SystemThread
-    # `threading.RLock` is a factory that asks the module for the class, which is patched by now.
-    stands_for[id(_core.RLock)] = originals.system_rlock
-    for name, module in list(sys.modules.items()):
-        if name in _done or not belongs(name) or not isinstance(module, ModuleType):
-            continue
-        _done.add(name)
-        for key, value in list(vars(module).items()):
-            if isinstance(value, ModuleType) and value.__name__ in originals.saved:
-                setattr(module, key, originals.module(value.__name__))
-            elif id(value) in stands_for and not key.startswith("__"):
-                setattr(module, key, stands_for[id(value)])
-    originals.module("threading", Thread=_SystemThread, RLock=originals.system_rlock)
-    originals.module("signal", **signal.FOR_HOSTS)
-    base = sys.modules.get("asyncio.base_events")
-    if base is not None:
-        _keep_executor(base.BaseEventLoop)
+    """Gives the originals to the hosts' modules: those that are loaded, and those that will be."""
+    _collect()
+    loaded: list[tuple[str, Any]] = list(sys.modules.items())
+    for name, module in loaded:
+        # Anything may stand there.
+        if belongs(name) and isinstance(module, ModuleType) and _mended.get(name) is not module:
+            _mend(module)
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
 
 
-def _keep_executor(kind: Any) -> None:
-    """asyncio's executors start real threads, also when a task with a portal asks for one."""
-    original = kind.run_in_executor
-    if hasattr(original, "_aevent_native"):
+class _Finder(MetaPathFinder):
+    """Has the others find a host's module, and mends it as soon as it is loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not (belongs(fullname) or fullname.partition(".")[0] in REAL_THREADS):
+            return None
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            spec = None if finder is self or find is None else find(fullname, path, target)
+            if spec is not None:
+                _mend_when_loaded(spec)
+                return spec  # type: ignore[no-any-return]
+        return None
+
+
+def _mend_when_loaded(spec: ModuleSpec) -> None:
+    loader: Any = spec.loader
+    load: Callable[[ModuleType], None] | None = getattr(loader, "exec_module", None)
+    # A class that is its own loader serves other modules too.
+    if load is None or isinstance(loader, type):
         return
 
-    def run_in_executor(self: Any, executor: Any, func: Any, *args: Any) -> Any:
-        entered = _core.adjust_native(1)
-        try:
-            return original(self, executor, func, *args)
-        finally:
-            if entered:
-                _core.adjust_native(-1)
+    def exec_module(module: ModuleType) -> None:
+        del loader.exec_module
+        load(module)
+        _mend(module)
 
-    run_in_executor._aevent_native = True  # type: ignore[attr-defined]
-    run_in_executor.__doc__ = original.__doc__
-    kind.run_in_executor = run_in_executor
+    loader.exec_module = exec_module

@@ -41,15 +41,3 @@ start_new_thread = _thread.start_new_thread
 SystemThread = threading.Thread
 SystemLocal = _thread._local
 """A real thread's local data."""
-
-_copies: dict[str, ModuleType] = {}
-
-
-def module(name: str, **replaced: Any) -> ModuleType:
-    """A copy of the module with the originals in it; `replaced` says what else differs."""
-    copy = _copies.get(name)
-    if copy is None:
-        copy = _copies[name] = ModuleType(name, saved[name].get("__doc__"))
-        vars(copy).update(saved[name])
-    vars(copy).update(replaced)
-    return copy

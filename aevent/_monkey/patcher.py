@@ -106,8 +106,3 @@ def hybrid(owner: ModuleType, name: str, kind: Any) -> None:
         kind._aevent_new = kind
         kind._aevent_select = staticmethod(lambda: kind if _core.in_task() else original)
     _set(owner, name, original, kind)
-
-
-def originals_of() -> dict[int, Any]:
-    """What each replacement stands for, by the replacement's identity."""
-    return {id(patch.replacement): patch.original for patch in patches}

@@ -213,9 +213,7 @@ class _Search:
         if isinstance(holder, type):
             return {holder.__module__}
         if isinstance(holder, types.ModuleType):
-            # A copy that keeps originals is none that was imported.
-            copied = any(holder is copy for copy in originals._copies.values())
-            return {"aevent" if copied else holder.__name__}
+            return {holder.__name__}
         if not isinstance(holder, _LOOKED_THROUGH):
             return {module_of_frame(holder) or type(holder).__module__}
         seen = set() if seen is None else seen

@@ -34,7 +34,7 @@ _Thread = originals.SystemThread
 _orig: dict[str, Any] = {}
 
 
-class _SystemThread(_Thread):
+class SystemThread(_Thread):
     """A thread of the operating system, whoever starts it: `Thread._aevent_orig`."""
 
     def start(self) -> None:
@@ -71,14 +71,15 @@ def _task_of(thread: threading.Thread) -> _core.Task | None:
     return task
 
 
-#: Packages whose own threads stay real, whoever starts them: the hosts'.
-SYSTEM_PACKAGES = {"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop"}
+#: Packages whose own threads stay real, whoever starts them: the hosts, and those that wait in C on
+#: threads of their own. `setup(real_threads=…)` adds to them.
+REAL_THREADS = {"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop", "grpc"}
 
 
 def start(self: threading.Thread) -> None:
     kind = type(self)
-    if kind is not _Thread and kind.__module__.partition(".")[0] in SYSTEM_PACKAGES:
-        _SystemThread.start(self)  # type: ignore[arg-type]
+    if kind is not _Thread and kind.__module__.partition(".")[0] in REAL_THREADS:
+        SystemThread.start(self)  # type: ignore[arg-type]
         return
     if not self._initialized:  # type: ignore[attr-defined]
         raise RuntimeError("thread.__init__() not called")
@@ -283,10 +284,10 @@ def patch() -> None:
     patcher.always(_Thread, "join", pair)
     patcher.always(_Thread, "is_alive", is_alive)
     patcher.always(_Thread, "__repr__", _describe)
-    _Thread._aevent_orig = _SystemThread  # type: ignore[attr-defined]
+    _Thread._aevent_orig = SystemThread  # type: ignore[attr-defined]
     _Thread._aevent_new = _Thread  # type: ignore[attr-defined]
     _Thread._aevent_select = staticmethod(  # type: ignore[attr-defined]
-        lambda: _Thread if _core.in_task() else _SystemThread
+        lambda: _Thread if _core.in_task() else SystemThread
     )
 
     for name, kind in (

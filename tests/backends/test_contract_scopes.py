@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import aevent
+from aevent._backend import current_host
 
 Run = Callable[..., Any]
 Settle = Callable[[], Any]
@@ -507,3 +508,28 @@ def test_repr_tells_the_state(code: Code) -> None:
         assert repr(scope) == "<aevent.CancelScope, exited, cancelled>"
 
     code(body)
+
+
+def test_a_scope_that_is_cancelled_while_the_host_enters_it_is_cancelled(
+    run: Run, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's code may run for long, and let others run, before its scope is there."""
+    if backend == "native":
+        pytest.skip("there is no host")
+
+    async def main() -> None:
+        host = current_host()
+        open_scope = host.open_scope
+        scope = aevent.CancelScope()
+
+        def slow(deadline: float, shield: bool) -> object:
+            opened = open_scope(deadline, shield)
+            scope.cancel()
+            return opened
+
+        monkeypatch.setattr(host, "open_scope", slow)
+        with scope:
+            await aevent.sleep_forever()
+        assert scope.cancelled_caught
+
+    run(main)

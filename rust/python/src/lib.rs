@@ -26,6 +26,7 @@ mod python_thread;
 mod queue;
 mod raw;
 mod run_loop;
+mod running_loop;
 mod semaphore;
 mod signals;
 mod simple_queue;
@@ -37,6 +38,7 @@ mod task;
 mod thread;
 mod thread_count;
 mod tracing;
+mod view;
 mod wait;
 mod waker;
 
@@ -68,6 +70,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sleep::Checkpoint>()?;
     module.add_class::<sleep::Sleep>()?;
     module.add_class::<thread::Task>()?;
+    module.add_class::<view::ModuleView>()?;
     module.add_class::<wait::Wait>()?;
     module.add_class::<waker::HostWaker>()?;
 
@@ -78,7 +81,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )?)?;
     module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
     module.add_function(wrap_pyfunction!(heap::referrers, module)?)?;
+    module.add_function(wrap_pyfunction!(local::adopt_local, module)?)?;
     module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
+    module.add_function(wrap_pyfunction!(running_loop::keep_running_loops, module)?)?;
+    module.add_function(wrap_pyfunction!(running_loop::set_running_loop, module)?)?;
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
     module.add_function(wrap_pyfunction!(python_thread::set_thread_hooks, module)?)?;

@@ -27,7 +27,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReferenc
 
 use crate::run_loop;
 use crate::stack::Object;
-use crate::task::{Payload, TaskRef, release, state};
+use crate::task::{Kind, Payload, TaskRef, release, state};
 
 // Exported by CPython for its own extension modules, not declared for others. There is no documented
 // look-up that takes the instance's dictionary as an argument.
@@ -93,6 +93,10 @@ struct Local {
     /// That task's dictionary: borrowed from the table, of which there is an entry for `last_task`
     /// whenever that is not 0.
     last_dict: Object,
+    /// Whether it is each task's, not each thread's: see [`adopt_local`].
+    by_task: bool,
+    /// Whether `original` is a local that others have used before.
+    adopted: bool,
     /// A `Box` made raw; null until a green thread uses it.
     ///
     /// Like everything here it is reached with the interpreter attached only, and never borrowed
@@ -180,9 +184,17 @@ fn initialise(local: &Bound<'_, PyAny>) -> PyResult<()> {
 /// The caller's dictionary, made if it is not there. `initialises`: then `__init__` is called too.
 fn look_up<'py>(local: &Bound<'py, PyAny>, initialises: bool) -> PyResult<Bound<'py, PyAny>> {
     match run_loop::current() {
-        Some(task) if state(&task).is_thread => of_task(local, &task, initialises),
+        Some(task) if has_its_own(local, &task) => of_task(local, &task, initialises),
         _ => of_os_thread(local, initialises),
     }
+}
+
+/// Whether the task's attributes are its own, or the OS thread's.
+fn has_its_own(local: &Bound<'_, PyAny>, task: &TaskRef) -> bool {
+    let state = state(task);
+    // SAFETY: `local` is one of ours.
+    state.is_thread
+        || (state.kind != Kind::Host && unsafe { (*local.as_ptr().cast::<Local>()).by_task })
 }
 
 fn of_task<'py>(
@@ -285,6 +297,10 @@ fn of_os_thread<'py>(local: &Bound<'py, PyAny>, initialises: bool) -> PyResult<B
         });
     }
     let original = original.expect("it was made if it was not there");
+    // SAFETY: as above.
+    if unsafe { (*this).adopted } {
+        return original.getattr(&known.dict_name);
+    }
     // Any name would do; this one is at hand.
     let key = pyo3::intern!(py, "attributes");
     if let Some(dict) = original.getattr_opt(key)? {
@@ -588,6 +604,46 @@ fn make_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     };
     // SAFETY: the spec and the slots are read during the call; what the slots point to is static.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&mut spec)) }
+}
+
+/// Makes `local`, which is new, one whose attributes belong to the running task of ours, of whichever
+/// kind, and to the OS thread in a host's task and outside tasks. OS threads find what they have put
+/// into `former`, a local of either type, which is not to be used any more; or `None`.
+#[pyfunction]
+pub fn adopt_local(local: &Bound<'_, PyAny>, former: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = local.py();
+    let known = prepared();
+    let exact = known.exact.bind(py);
+    if !local.is_instance(exact)? {
+        return Err(PyTypeError::new_err(
+            "adopt_local() expects a local of aevent's",
+        ));
+    }
+    let this = local.as_ptr().cast::<Local>();
+    let (original, adopted) = if former.is_none() {
+        (None, false)
+    } else if former.is_instance(exact)? {
+        let former = former.as_ptr().cast::<Local>();
+        // SAFETY: it is one of ours; what it has is valid.
+        unsafe {
+            (
+                Bound::from_borrowed_ptr_or_opt(py, (*former).original),
+                (*former).adopted,
+            )
+        }
+    } else {
+        (Some(former.clone()), true)
+    };
+    // SAFETY: it is one of ours, and new: there is nothing to lose.
+    unsafe {
+        (*this).by_task = true;
+        (*this).adopted = adopted;
+        if let Some(original) = original {
+            let former = std::mem::replace(&mut (*this).original, original.into_ptr());
+            release(former);
+        }
+    }
+    Ok(())
 }
 
 /// Adds the type to the module, as `local`. To be called before `_thread` is patched, since the

@@ -20,6 +20,7 @@ use pyo3::types::PyTuple;
 use crate::children::{self, ChildrenRef};
 use crate::errors;
 use crate::run_loop::{self, Loop};
+use crate::running_loop;
 use crate::stack::{self, Object};
 use crate::task::{Entry, Kind, Payload, TaskRef, release, state};
 use crate::waker::HostWaker;
@@ -342,9 +343,17 @@ fn leave(py: Python<'_>, event_loop: &Loop, me: TaskRef, message: Message) -> Py
         inner.home
     };
     drop(portal);
+    let running_loop = state(&me).running_loop;
+    if !running_loop.is_null() {
+        running_loop::hide();
+    }
     state(&me).frozen = stack::current();
     // SAFETY: the host's greenlet is suspended in `switch_in`.
     let result = unsafe { stack::switch(home) };
+    if !running_loop.is_null() {
+        // SAFETY: the task that goes on is the one that has noted it.
+        unsafe { running_loop::show(running_loop) };
+    }
     let frozen = std::mem::replace(&mut state(&me).frozen, null_mut());
     release(frozen);
     if result.is_null() {

@@ -40,6 +40,7 @@ use crate::errors::{self, Outcome, Raised};
 use crate::portal;
 use crate::raw;
 use crate::signals::{self, Signals};
+use crate::running_loop;
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, SchedulerRef, TaskRef, release, state};
 use crate::tracing::Tracing;
@@ -348,7 +349,27 @@ impl Loop {
 
     /// [`Loop::leave`] when it is clear who goes on.
     #[inline(always)]
-    fn leave_to(&self, me: &Task<Payload>, mut next: Next) -> Outcome<()> {
+    fn leave_to(&self, me: &Task<Payload>, next: Next) -> Outcome<()> {
+        if me.payload.state().running_loop.is_null() {
+            return self.leave_stack(me, next);
+        }
+        self.leave_with_loop(me, next)
+    }
+
+    /// [`Loop::leave_to`] for a task that runs an event loop of its own.
+    #[cold]
+    #[inline(never)]
+    fn leave_with_loop(&self, me: &Task<Payload>, next: Next) -> Outcome<()> {
+        let own = me.payload.state().running_loop;
+        running_loop::hide();
+        let result = self.leave_stack(me, next);
+        // SAFETY: the task that is back is the one that has noted it.
+        unsafe { running_loop::show(own) };
+        result
+    }
+
+    #[inline(always)]
+    fn leave_stack(&self, me: &Task<Payload>, mut next: Next) -> Outcome<()> {
         let result;
         loop {
             match next {
@@ -491,7 +512,10 @@ impl Loop {
             && let Some(task) = self.scheduler.next()
         {
             let state = state(&task);
-            if state.is_frozen() && !std::ptr::eq(Arc::as_ptr(&task), me) {
+            if state.is_frozen()
+                && !std::ptr::eq(Arc::as_ptr(&task), me)
+                && me.payload.state().running_loop.is_null()
+            {
                 me.payload.state().frozen = stack::current();
                 return resume_and_check(self, me, Arc::into_raw(task));
             }

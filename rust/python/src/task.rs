@@ -112,6 +112,8 @@ pub struct State {
     pub portal: Option<Py<crate::portal::Portal>>,
     /// A parked coroutine keeps itself alive: nobody else need know it.
     pub itself: Option<TaskRef>,
+    /// The asyncio loop that it runs: see `running_loop`. Owned; null for most.
+    pub running_loop: Object,
     /// Its dictionaries for `threading.local` objects, for removal at its end.
     pub locals: Vec<Py<PyAny>>,
     /// Its trace and profile functions, while another task's are installed.
@@ -161,6 +163,7 @@ impl Payload {
             resume: None,
             portal: None,
             itself: None,
+            running_loop: null_mut(),
             locals: Vec::new(),
             tracing: None,
             name: None,
@@ -202,9 +205,14 @@ impl Drop for Payload {
         let frozen = std::mem::replace(&mut state.frozen, null_mut());
         let context = std::mem::replace(&mut state.context, null_mut());
         let stack = std::mem::replace(&mut state.stack, null_mut());
+        let running_loop = std::mem::replace(&mut state.running_loop, null_mut());
         // A task that ended has none of these. One that is dropped before its end (its scheduler
         // died with its thread, or a coroutine nobody will wake) may be dropped anywhere.
-        if matches!(entry, Entry::None) && frozen.is_null() && context.is_null() {
+        if matches!(entry, Entry::None)
+            && frozen.is_null()
+            && context.is_null()
+            && running_loop.is_null()
+        {
             return;
         }
         Python::try_attach(|_py| {
@@ -224,6 +232,7 @@ impl Drop for Payload {
             release(frozen);
             release(context);
             release(stack);
+            release(running_loop);
         });
     }
 }

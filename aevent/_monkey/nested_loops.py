@@ -1,0 +1,198 @@
+"""Event loops that run in a task: `asyncio.run`, `trio.run` and `anyio.run` in a green thread.
+
+Such a loop is its task's, as it would be its thread's: nobody else sees it running, and while it
+waits for events the task parks. What the hosts keep for each OS thread is therefore kept for each
+task.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .. import _core
+from . import originals
+from .select import Patience
+
+#: Private names of the hosts' that are used here. A test looks whether they are still there.
+PRIVATE = {
+    "asyncio.events": ("_set_running_loop", "BaseDefaultEventLoopPolicy._Local"),
+    "asyncio.base_events": ("BaseEventLoop.run_in_executor",),
+    "trio._core._io_epoll": ("EpollIOManager.get_events",),
+    "trio._core._run": ("run", "GLOBAL_RUN_CONTEXT", "Runner.deliver_ki"),
+}
+
+# --- what belongs to a thread ---------------------------------------------------------------------
+
+#: A local's identity to itself, so that it stays alive, and to what it was exchanged for.
+_locals: dict[int, tuple[Any, _core.local]] = {}
+
+
+def task_local(former: Any) -> _core.local:
+    """What takes a local's place: its attributes belong to tasks, even to those of one thread."""
+    known = _locals.get(id(former))
+    if known is None:
+        kind: Any = type(former)
+        if kind not in (originals.SystemLocal, _core.local):
+            names = {**vars(kind)}
+            for name in ("__dict__", "__weakref__"):
+                names.pop(name, None)
+            kind = type(kind.__name__, (_core.local,), names)
+        else:
+            kind = _core.local
+        local = kind()
+        _core.adopt_local(local, former)
+        known = _locals[id(former)] = former, local
+        _locals[id(local)] = local, local
+    return known[1]
+
+
+def _prepare_asyncio_events(module: Any) -> None:
+    original = module._set_running_loop
+    if original is _core._set_running_loop:
+        return
+    _core.keep_running_loops(original)
+    for name in ("asyncio", "asyncio.events"):
+        if getattr(sys.modules.get(name), "_set_running_loop", None) is original:
+            sys.modules[name]._set_running_loop = _core._set_running_loop  # type: ignore[attr-defined]
+    # Each policy keeps the loop that get_event_loop() gives.
+    policy_class: Any = getattr(module, "BaseDefaultEventLoopPolicy", None)
+    make_local = getattr(policy_class, "_Local", None)
+    if make_local is not None:
+        policy_class._Local = staticmethod(lambda: task_local(make_local()))
+        policy = module._event_loop_policy
+        if hasattr(policy, "_local"):
+            policy._local = task_local(policy._local)
+
+
+# --- where they wait ------------------------------------------------------------------------------
+
+
+def _prepare_trio_epoll(module: Any) -> None:
+    from trio._core._run_context import GLOBAL_RUN_CONTEXT
+
+    kind = module.EpollIOManager
+    original = kind.get_events
+    if isinstance(original, _core.PatchedMethod):
+        return
+
+    def get_events(self: Any, timeout: float) -> Any:
+        events = original(self, 0)
+        if events or timeout <= 0:
+            return events
+        runner = GLOBAL_RUN_CONTEXT.runner
+        patience = Patience(timeout)
+        try:
+            while not events and not patience.is_over():
+                patience.wait([(self._epoll.fileno(), True, False)])
+                events = original(self, 0)
+        except KeyboardInterrupt:
+            # Raised here it would tear the run apart; trio's own handler does the same.
+            runner.deliver_ki()
+            return original(self, 0)
+        except _core.Cancelled:
+            # The thread is cancelled, and with it its main task, in trio's way.
+            main = runner.main_task
+            if main is None or main.parent_nursery is None:
+                raise
+            scope = main.parent_nursery.cancel_scope
+            if not scope.cancel_called:
+                # It has work for the loop, which therefore must not wait.
+                scope.cancel()
+                return original(self, 0)
+            # From then on the loop serves the run's own clean-up.
+            with _core.CancelScope(shield=True):
+                return get_events(self, timeout)
+        return events
+
+    kind.get_events = _core.PatchedMethod(
+        original, get_events, "get_events", original.__qualname__, original.__module__
+    )
+
+
+def _prepare_trio_run(module: Any) -> None:
+    original = module.run
+    if isinstance(original, _core.PatchedFunction):
+        return
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except module.Cancelled:
+            # If the thread was cancelled, which `get_events` has told trio, then in our terms.
+            _core.checkpoint_if_cancelled()
+            raise
+
+    new = _core.PatchedFunction(original, run, "run", "run", original.__module__)
+    for name, other in list(sys.modules.items()):
+        if name.partition(".")[0] == "trio" and getattr(other, "run", None) is original:
+            other.run = new  # type: ignore[attr-defined]
+
+
+def _prepare_uvloop(module: Any) -> None:
+    original = module.Loop.run_forever
+    if isinstance(original, _core.PatchedMethod):
+        return
+
+    def run_forever(self: Any) -> None:
+        """Run the event loop until stop() is called: in a real thread, since it waits in C."""
+        done = _core.Event()
+        try:
+            _core.offload(_run_and_tell, original, self, done)
+        except _core.Cancelled:
+            self.call_soon_threadsafe(self.stop)
+            with _core.CancelScope(shield=True):
+                done.wait()
+            raise
+
+    module.Loop.run_forever = _core.PatchedMethod(
+        original, run_forever, "run_forever", "Loop.run_forever", "uvloop"
+    )
+
+
+def _run_and_tell(run_forever: Callable[[Any], None], loop: Any, done: _core.Event) -> None:
+    try:
+        run_forever(loop)
+    finally:
+        done.set()
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def _prepare_asyncio_base_events(module: Any) -> None:
+    """asyncio's executors start real threads, also when a task asks for one."""
+    kind = module.BaseEventLoop
+    original = kind.run_in_executor
+    if hasattr(original, "_aevent_native"):
+        return
+
+    @functools.wraps(original)
+    def run_in_executor(self: Any, executor: Any, func: Any, *args: Any) -> Any:
+        entered = _core.adjust_native(1)
+        try:
+            return original(self, executor, func, *args)
+        finally:
+            if entered:
+                _core.adjust_native(-1)
+
+    run_in_executor._aevent_native = True  # type: ignore[attr-defined]
+    kind.run_in_executor = run_in_executor
+
+
+_PREPARE: dict[str, Callable[[Any], None]] = {
+    "asyncio.events": _prepare_asyncio_events,
+    "asyncio.base_events": _prepare_asyncio_base_events,
+    "trio._core._io_epoll": _prepare_trio_epoll,
+    "trio._core._run": _prepare_trio_run,
+    "uvloop": _prepare_uvloop,
+}
+
+
+def prepare(module: ModuleType) -> None:
+    """Has the loops of a host's module, which was loaded, run in tasks too."""
+    if module.__name__ in _PREPARE:
+        _PREPARE[module.__name__](module)

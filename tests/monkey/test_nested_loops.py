@@ -1,0 +1,512 @@
+"""Event loops in green threads: each is its thread's, and lets the others run."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+import sniffio
+import trio
+
+import aevent
+from aevent import _core
+
+COUNT = 4
+
+
+def run_in_threads(fn: Callable[[int], Any], count: int = COUNT) -> list[Any]:
+    """What `fn(number)` returned in each of several green threads at once."""
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            results[number] = fn(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+@contextlib.contextmanager
+def heartbeat(at_least: int = 3) -> Iterator[None]:
+    """Fails if the others are kept from running during the body."""
+    beats = 0
+    over = False
+
+    def beat() -> None:
+        nonlocal beats
+        while not over:
+            time.sleep(0.001)
+            beats += 1
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over = True
+        thread.join()
+    assert beats >= at_least
+
+
+class Rendezvous:
+    """Each caller waits until all have come: so all of them run at once."""
+
+    def __init__(self, count: int = COUNT) -> None:
+        self.barrier = threading.Barrier(count)
+
+    def __call__(self) -> None:
+        self.barrier.wait(5)
+
+
+def test_asyncio_runs_in_several_threads_at_once() -> None:
+    together = Rendezvous()
+    loops: set[Any] = set()
+
+    async def main(number: int) -> int:
+        loop = asyncio.get_running_loop()
+        loops.add(loop)
+        assert loop._thread_id == threading.get_ident()  # type: ignore[attr-defined]
+        together()
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+            assert asyncio.get_running_loop() is loop
+            assert asyncio.get_event_loop() is loop
+            assert asyncio.current_task() is not None
+            assert asyncio.Future().get_loop() is loop
+            time.sleep(0)
+            assert asyncio.get_running_loop() is loop
+        assert await asyncio.gather(*(asyncio.sleep(0.001, each) for each in range(3))) == [0, 1, 2]
+        return number
+
+    with heartbeat():
+        assert run_in_threads(lambda number: asyncio.run(main(number))) == list(range(COUNT))
+    assert len(loops) == COUNT
+    assert asyncio._get_running_loop() is None
+
+
+def test_trio_runs_in_several_threads_at_once() -> None:
+    together = Rendezvous()
+
+    async def main(number: int) -> int:
+        token = trio.lowlevel.current_trio_token()
+        task = trio.lowlevel.current_task()
+        together()
+        for _ in range(5):
+            await trio.sleep(0.001)
+            assert trio.lowlevel.current_trio_token() is token
+            assert trio.lowlevel.current_task() is task
+            assert sniffio.current_async_library() == "trio"
+            time.sleep(0)
+            assert trio.lowlevel.current_task() is task
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(trio.sleep, 0.001)
+        return number
+
+    with heartbeat():
+        assert run_in_threads(lambda number: trio.run(main, number)) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_anyio_runs_in_several_threads_at_once(library: str, fresh_ok: Any, backend: str) -> None:
+    script = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import threading, time
+import anyio, anyio.to_thread, sniffio
+
+def blocking():
+    time.sleep(0.002)
+    return threading.get_native_id()
+
+here = threading.get_native_id()
+together = threading.Barrier(4)
+done = []
+
+async def main():
+    assert sniffio.current_async_library() == sys.argv[2]
+    together.wait(5)
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(anyio.sleep, 0.001)
+    assert await anyio.to_thread.run_sync(blocking) != here
+    with anyio.move_on_after(0.002) as scope:
+        await anyio.sleep(5)
+    assert scope.cancelled_caught
+    done.append(1)
+
+def program():
+    threads = [
+        threading.Thread(target=lambda: anyio.run(main, backend=sys.argv[2])) for _ in range(4)
+    ]
+    for thread in threads: thread.start()
+    beats = 0
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.0005)
+        beats += 1
+    assert beats > 3
+    assert len(done) == 4
+
+aevent.run(program)
+"""
+    fresh_ok(script, backend, library)
+
+
+def test_a_green_thread_sees_no_loop() -> None:
+    def look() -> None:
+        assert asyncio._get_running_loop() is None
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        with pytest.raises(RuntimeError):
+            trio.lowlevel.current_task()
+        assert not trio.lowlevel.in_trio_run()
+        with pytest.raises(sniffio.AsyncLibraryNotFoundError):
+            sniffio.current_async_library()
+
+    run_in_threads(lambda number: look())
+
+    # Nor another green thread's.
+    async def nested() -> None:
+        run_in_threads(lambda number: look())
+        assert asyncio._get_running_loop() is not None
+
+    run_in_threads(lambda number: asyncio.run(nested()))
+
+    async def nested_in_trio() -> None:
+        run_in_threads(lambda number: look())
+        assert trio.lowlevel.in_trio_run()
+
+    run_in_threads(lambda number: trio.run(nested_in_trio))
+
+
+def test_the_main_task_may_run_a_loop() -> None:
+    async def in_asyncio() -> str:
+        await asyncio.sleep(0.001)
+        return "asyncio"
+
+    async def in_trio() -> str:
+        await trio.sleep(0.001)
+        return "trio"
+
+    with heartbeat(1):
+        assert asyncio.run(in_asyncio()) == "asyncio"
+        assert trio.run(in_trio) == "trio"
+        assert anyio.run(in_asyncio, backend="asyncio") == "asyncio"
+        assert anyio.run(in_trio, backend="trio") == "trio"
+
+    async def both() -> None:
+        # One in the other, as threads would not do it either, but it goes.
+        assert trio.run(in_trio) == "trio"
+        await asyncio.sleep(0)
+
+    asyncio.run(both())
+
+
+def test_the_current_event_loop_is_the_threads() -> None:
+    def work(number: int) -> None:
+        with pytest.raises(RuntimeError, match="no current event loop"):
+            asyncio.get_event_loop_policy().get_event_loop()
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        time.sleep(0.001)
+        assert asyncio.get_event_loop_policy().get_event_loop() is loop
+        loop.run_until_complete(asyncio.sleep(0.001))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+    run_in_threads(work)
+
+
+def test_a_loop_in_a_background_thread_serves_others() -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def answer(number: int) -> int:
+        await asyncio.sleep(0.001)
+        assert asyncio.get_running_loop() is loop
+        return number
+
+    def ask(number: int) -> int:
+        return asyncio.run_coroutine_threadsafe(answer(number), loop).result(5)
+
+    with heartbeat(1):
+        assert run_in_threads(ask) == list(range(COUNT))
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_sockets_between_loops_in_threads() -> None:
+    ready: list[Any] = []
+    listening = threading.Event()
+
+    async def serve() -> None:
+        done = asyncio.Event()
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.read(100))
+            await writer.drain()
+            writer.close()
+            done.set()
+
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        ready.append(server.sockets[0].getsockname())
+        listening.set()
+        async with server:
+            await done.wait()
+
+    async def ask() -> bytes:
+        stream = await trio.open_tcp_stream(*ready[0][:2])
+        async with stream:
+            await stream.send_all(b"hello")
+            return bytes(await stream.receive_some(100))
+
+    def client() -> bytes:
+        listening.wait()
+        return trio.run(ask)
+
+    assert run_in_threads(lambda number: (lambda: asyncio.run(serve()), client)[number](), 2) == [
+        None,
+        b"hello",
+    ]
+
+
+def test_nested_loops_use_real_worker_threads() -> None:
+    here = threading.get_native_id()
+
+    def blocking() -> int:
+        time.sleep(0.001)
+        return threading.get_native_id()
+
+    async def in_asyncio() -> None:
+        assert await asyncio.to_thread(blocking) != here
+        loop = asyncio.get_running_loop()
+        assert await loop.getaddrinfo("localhost", 80)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert await loop.run_in_executor(pool, blocking) != here
+
+    async def in_trio() -> None:
+        assert await trio.to_thread.run_sync(blocking) != here
+        assert await trio.to_thread.run_sync(trio.from_thread.run, trio.sleep, 0) is None
+        assert await trio.socket.getaddrinfo("localhost", 80)
+
+    with heartbeat():
+        run_in_threads(lambda number: asyncio.run(in_asyncio()))
+        run_in_threads(lambda number: trio.run(in_trio))
+
+
+def test_nested_loops_run_child_processes() -> None:
+    command = [sys.executable, "-S", "-c", "print('hello')"]
+
+    async def in_asyncio() -> bytes:
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        out, _ = await process.communicate()
+        assert process.returncode == 0
+        return out
+
+    async def in_trio() -> bytes:
+        done = await trio.run_process(command, capture_stdout=True)
+        assert done.returncode == 0
+        return bytes(done.stdout)
+
+    with heartbeat():
+        assert run_in_threads(lambda number: asyncio.run(in_asyncio()), 2) == [b"hello\n"] * 2
+        assert run_in_threads(lambda number: trio.run(in_trio), 2) == [b"hello\n"] * 2
+    assert asyncio.run(in_asyncio()) == b"hello\n"
+    assert trio.run(in_trio) == b"hello\n"
+
+
+def test_signals_are_refused_in_green_threads_and_served_in_the_main_task() -> None:
+    async def refused() -> None:
+        with pytest.raises((RuntimeError, ValueError), match="main thread"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
+        await asyncio.sleep(0)
+
+    run_in_threads(lambda number: asyncio.run(refused()))
+
+    async def refused_by_trio() -> None:
+        with pytest.raises(RuntimeError, match="main thread"):
+            with trio.open_signal_receiver(signal.SIGUSR1):
+                pass
+
+    run_in_threads(lambda number: trio.run(refused_by_trio))
+
+    async def served() -> None:
+        came = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, came.set)
+        loop.call_later(0.005, os.kill, os.getpid(), signal.SIGUSR1)
+        await came.wait()
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    async def served_by_trio() -> None:
+        with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+            timer = threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            async for number in signals:
+                assert number == signal.SIGUSR1
+                break
+
+    asyncio.run(served())
+    trio.run(served_by_trio)
+
+
+def test_a_cancelled_thread_ends_its_asyncio_loop() -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        try:
+            events.append("waits")
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    def program() -> None:
+        try:
+            asyncio.run(main())
+        finally:
+            events.append("over")
+
+    async def start() -> None:
+        async with aevent.TaskGroup() as group:
+            scope = group.spawn(program)
+            while "waits" not in events:
+                await aevent.sleep(0.001)
+            scope.cancel()
+
+    aevent.await_(start())
+    assert events == ["waits", "cancelled", "over"]
+
+
+def test_a_cancelled_thread_ends_its_trio_run() -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        try:
+            events.append("waits")
+            await trio.sleep(100)
+        except trio.Cancelled:
+            events.append("cancelled")
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.001)
+                events.append("cleaned up")
+
+    def program() -> None:
+        try:
+            trio.run(main)
+        finally:
+            events.append("over")
+
+    async def start() -> None:
+        async with aevent.TaskGroup() as group:
+            scope = group.spawn(program)
+            while "waits" not in events:
+                await aevent.sleep(0.001)
+            scope.cancel()
+
+    aevent.await_(start())
+    assert events == ["waits", "cancelled", "cleaned up", "over"]
+
+
+def test_blocking_portals() -> None:
+    async def answer(number: int) -> int:
+        await anyio.sleep(0.001)
+        return number
+
+    for library in ("asyncio", "trio"):
+        with heartbeat(1), anyio.from_thread.start_blocking_portal(library) as portal:
+            assert run_in_threads(lambda number: portal.call(answer, number)) == list(range(COUNT))
+
+
+def test_uvloop_waits_in_a_real_thread() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    here = threading.get_native_id()
+
+    async def main() -> int:
+        await asyncio.sleep(0.002)
+        assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+        return threading.get_native_id()
+
+    def program(number: int) -> int:
+        loop = uvloop.new_event_loop()
+        try:
+            return int(loop.run_until_complete(main()))
+        finally:
+            loop.close()
+
+    with heartbeat():
+        assert here not in run_in_threads(program)
+
+
+def test_names_that_are_used_are_there() -> None:
+    import importlib
+
+    from aevent._monkey import nested_loops
+
+    for name, attributes in nested_loops.PRIVATE.items():
+        module = importlib.import_module(name)
+        for attribute in attributes:
+            owner: Any = module
+            for part in attribute.split("."):
+                owner = getattr(owner, part)
+
+
+def test_a_loops_own_sockets_do_not_wait() -> None:
+    """What a loop does with sockets that do not block is not ours to wait for."""
+
+    async def main() -> bytes:
+        loop = asyncio.get_running_loop()
+        left, right = socket.socketpair()
+        left.setblocking(False)
+        right.setblocking(False)
+        with left, right:
+            with pytest.raises(BlockingIOError):
+                left.recv(1)
+            receiving = asyncio.ensure_future(loop.sock_recv(left, 5))
+            await asyncio.sleep(0)
+            await loop.sock_sendall(right, b"hello")
+            return await receiving
+
+    assert run_in_threads(lambda number: asyncio.run(main())) == [b"hello"] * COUNT
+
+
+def test_the_slot_is_free_while_a_task_with_a_loop_waits() -> None:
+    seen: list[Any] = []
+
+    async def main() -> None:
+        other = threading.Thread(target=lambda: seen.append(asyncio._get_running_loop()))
+        other.start()
+        other.join()
+        assert asyncio._get_running_loop() is not None
+
+    asyncio.run(main())
+    assert seen == [None]
+    assert _core.in_task()
