@@ -9,7 +9,7 @@ from the patcher, so this need not know any of them.
 
 from __future__ import annotations
 
-import signal as std_signal
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core
-from . import nested_loops, originals, patcher, signal
+from . import nested_loops, originals, patcher
 from .threading import REAL_THREADS, SystemThread
 
 #: The packages that are the hosts, and what they are made of.
@@ -53,10 +53,7 @@ def _collect() -> None:
         (threading, "Thread", originals.SystemThread, SystemThread),
         # `threading.RLock` is a factory that asks the module for the class, which is patched.
         (threading, "RLock", _core.RLock, originals.system_rlock),
-        *(
-            (std_signal, name, std_signal.__dict__[name], new)
-            for name, new in signal.FOR_HOSTS.items()
-        ),
+        *((signal, name, signal.__dict__[name], new) for name, new in nested_loops.SIGNAL.items()),
     ):
         if module.__name__ in _given:
             _give(module, name, replacement, given)

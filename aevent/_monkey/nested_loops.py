@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core
-from . import originals
+from . import originals, signal
 from .select import Patience
 
 #: Private names of the hosts' that are used here. A test looks whether they are still there.
@@ -67,6 +67,30 @@ def _prepare_asyncio_events(module: Any) -> None:
         if hasattr(policy, "_local"):
             policy._local = task_local(policy._local)
 
+
+# --- what the main thread only may do -------------------------------------------------------------
+
+#: The wake-up descriptors that loops in the main task have pushed aside.
+_pushed_aside: list[int] = []
+
+
+def _set_wakeup_fd(fd: int, *, warn_on_full_buffer: bool = True) -> int:
+    """A loop in the main task has it for as long as it runs, and finds none set: not the host's."""
+    set_wakeup_fd = signal.FOR_HOSTS["set_wakeup_fd"]
+    if _core.task_kind() not in ("green", "coroutine"):
+        return set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)  # type: ignore[no-any-return]
+    if fd == -1 and _pushed_aside:
+        set_wakeup_fd(_pushed_aside.pop(), warn_on_full_buffer=False)
+        return -1
+    former: int = set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
+    if fd != -1 and former not in (-1, fd):
+        _pushed_aside.append(former)
+        return -1
+    return former
+
+
+#: What the hosts get of `signal`.
+SIGNAL = {**signal.FOR_HOSTS, "set_wakeup_fd": _set_wakeup_fd}
 
 # --- where they wait ------------------------------------------------------------------------------
 

@@ -39,8 +39,8 @@ pub use this_thread::{
 use crate::errors::{self, Outcome, Raised};
 use crate::portal;
 use crate::raw;
-use crate::signals::{self, Signals};
 use crate::running_loop;
+use crate::signals::{self, Signals};
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, SchedulerRef, TaskRef, release, state};
 use crate::tracing::Tracing;
