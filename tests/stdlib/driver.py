@@ -34,6 +34,9 @@ HUNG_RERUNS = 4
 FRUITLESS = 3
 
 
+#: Variables that the workers are given although their names begin with PYTHON or AEVENT_.
+INHERITED: tuple[str, ...] = ()
+
 #: The processes that are running at the moment, for `kill_all`.
 _running: set[Process] = set()
 
@@ -195,7 +198,7 @@ class Process:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PYTHON", "AEVENT_"))
+            if name in INHERITED or not name.startswith(("PYTHON", "AEVENT_"))
         }
         environment["AEVENT_CONFORMANCE_BACKEND"] = run.backend
         environment["AEVENT_CONFORMANCE_JOB"] = json.dumps(job)

@@ -134,7 +134,10 @@ class Conformance:
         if pattern is not None:
             tests = {name: each for name, each in plain.tests.items() if _matches(name, pattern)}
             plain = plain._replace(tests=tests)
-        return compare.compare(module.name, plain, patched, self.known, backend)
+        compared = compare.compare(module.name, plain, patched, self.known, backend)
+        # The table has its own order; on a slow machine one wants to see that something happens.
+        print(f"{backend:8} {compare.line(compared)}", file=sys.stderr, flush=True)
+        return compared
 
     def length(self, module: Module) -> float:
         """How long it takes, as far as is known: the longest are begun first."""
