@@ -1,4 +1,4 @@
-"""TLS on both ends, a thread for each end of each connection; small messages, or handshakes.
+"""TLS on both ends, a thread for each end of each connection: messages, or handshakes.
 
 Both ends are in this process: an operation contains what the client does and what the server does.
 """
@@ -10,8 +10,6 @@ import ssl
 import threading
 
 from measure import Clocks, Sample, for_about
-
-MESSAGE = b"x" * 64
 
 
 def make_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -40,8 +38,9 @@ def serve(listener: socket.socket, context: ssl.SSLContext) -> None:
         threading.Thread(target=echo, args=(raw,), daemon=True).start()
 
 
-def main(*, seconds: float, connections: int, kind: str) -> Sample:
+def main(*, seconds: float, connections: int, kind: str, size: int = 64) -> Sample:
     """`kind`: `echo` (an operation is one request) or `handshake` (one connection with one)."""
+    message = b"x" * size
     server, client = make_contexts()
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     threading.Thread(target=serve, args=(listener, server), daemon=True).start()
@@ -52,8 +51,10 @@ def main(*, seconds: float, connections: int, kind: str) -> Sample:
         return client.wrap_socket(raw, server_hostname="localhost")
 
     def request(connection: ssl.SSLSocket) -> None:
-        connection.sendall(MESSAGE)
-        connection.recv(65536)
+        connection.sendall(message)
+        left = size
+        while left:
+            left -= len(connection.recv(65536))
 
     def echo(opened: ssl.SSLSocket, times: int) -> None:
         for _ in range(times):

@@ -729,6 +729,22 @@ def test_an_event_loop_in_a_thread_speaks_tls() -> None:
     assert answers == [b"HELLO\n"]
 
 
+async def test_an_async_task_makes_synchronous_tls_calls() -> None:
+    await aevent.per_task()
+    with heartbeat() as beats:
+        left, right = tls_pair()
+        with left, right:
+            later(right.sendall, b"data")
+            assert left.recv(10) == b"data"
+            left.settimeout(0.002)
+            with pytest.raises(TimeoutError, match=r"^The read operation timed out$"):
+                left.recv(10)
+            with aevent.move_on_after(0.002) as scope:
+                right.recv(10)
+            assert scope.cancelled_caught
+        assert beats() > 1
+
+
 def test_a_real_thread_and_native_get_the_original() -> None:
     left, right = tls_pair()
     with left, right:

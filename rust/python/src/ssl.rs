@@ -227,6 +227,9 @@ unsafe extern "C" fn read(_module: Object, args: *mut Object, nargs: isize) -> O
     )
 }
 
+/// So much data is in a record that is full. There is more to come then.
+const LARGEST_RECORD: isize = 16 * 1024;
+
 /// After a read that gave data: most of the time that was all, and the next one has to wait. To ask
 /// the kernel costs less than to hear it from OpenSSL, as an exception.
 ///
@@ -248,7 +251,7 @@ fn note_what_is_left(
             ffi::PyLong_AsSsize_t(result)
         }
     };
-    if count > 0 && socket.fd() >= 0 && pending(py, tls)? == 0 {
+    if (1..LARGEST_RECORD).contains(&count) && socket.fd() >= 0 && pending(py, tls)? == 0 {
         has_run_dry(event_loop, socket);
     }
     Ok(())
