@@ -62,6 +62,7 @@ __all__ = [
     "offload",
     "on_handler_failure",
     "open_signalfd",
+    "print_exception",
     "queue_methods",
     "referrers",
     "replace_coroutine",
@@ -638,6 +639,8 @@ class Children:
         """From now on nothing can be started here."""
     def cancel(self) -> None:
         """Cancels every child."""
+    def abandon(self) -> None:
+        """Leaves the children that have not ended where they are: they never end."""
     def fail(self, error: BaseException) -> None:
         """Keeps `error` and cancels the children."""
     @property
@@ -796,6 +799,9 @@ def referrers(
     Reported are references to one of `targets`, by identity, and to an instance of exactly one of
     `kinds`. A referrer comes once for each of its references.
     """
+
+def print_exception(error: BaseException) -> None:
+    """Reports an exception as the interpreter reports one that has ended a program."""
 
 def statistics() -> dict[str, int]:
     """Figures about the thread's loop (ready tasks, timers, stacks); empty if it has none."""

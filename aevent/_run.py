@@ -32,6 +32,10 @@ before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a func
 #: For the green threads of that program, this is the main thread's end.
 main_over: _core.Event | None = None
 
+#: Whether daemons are left where they are when the program of `run` has ended, and not cancelled:
+#: as a process that ends leaves them.
+abandon_daemons = False
+
 _runner: contextvars.ContextVar[_core.Children] = _core.runner_variable()
 
 # Whether anything is patched or not, and before the hooks of others, which may take patched locks.
@@ -242,7 +246,7 @@ def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
                     try:
                         return await fn(*args)
                     finally:
-                        await _end_threads(children)
+                        await _end_threads(children, abandon_daemons)
 
                 return _core.run_native(None, (), main(), children)
 
@@ -257,25 +261,31 @@ def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         _runner.reset(token)
 
 
-async def _end_threads(children: _core.Children) -> None:
+async def _end_threads(children: _core.Children, abandon: bool) -> None:
     """Waits for the threads that are no daemons, then cancels the daemons and waits for those."""
     try:
         await wait(children.wait_empty(daemons_too=False))
     finally:
-        children.cancel()
-        with CancelScope(shield=True):
-            await wait(children.wait_empty())
-        children.close()
+        if abandon:
+            children.abandon()
+        else:
+            children.cancel()
+            with CancelScope(shield=True):
+                await wait(children.wait_empty())
+            children.close()
 
 
 def _end_threads_in_thread(children: _core.Children) -> None:
     try:
         children.wait_empty(daemons_too=False).block()
     finally:
-        children.cancel()
-        with CancelScope(shield=True):
-            children.wait_empty().block()
-        children.close()
+        if abandon_daemons:
+            children.abandon()
+        else:
+            children.cancel()
+            with CancelScope(shield=True):
+                children.wait_empty().block()
+            children.close()
 
 
 @asynccontextmanager
@@ -297,7 +307,7 @@ async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.
                 children.cancel()
                 raise
             finally:
-                await _end_threads(children)
+                await _end_threads(children, False)
         finally:
             _core.set_home(former)
             _runner.reset(token)
@@ -320,7 +330,7 @@ async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.
                 children.cancel()
                 raise
             finally:
-                await _end_threads(children)
+                await _end_threads(children, _adapter is not None and abandon_daemons)
         finally:
             _core.set_home(former)
             _runner.reset(token)

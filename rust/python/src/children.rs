@@ -370,6 +370,13 @@ impl Children {
         }
     }
 
+    /// Leaves those that have not ended where they are, for good.
+    fn abandon(&self) {
+        // The scope above them refers to each. With it they are leaked: a task that is dropped while
+        // it is parked runs its `finally` blocks.
+        std::mem::forget(self.shared.inner().scope.clone());
+    }
+
     /// A wait for the end of the last child, or of the last that is not a daemon.
     #[pyo3(signature = (*, daemons_too=true))]
     fn wait_empty(&self, daemons_too: bool) -> Wait {

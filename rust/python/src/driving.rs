@@ -161,3 +161,10 @@ pub fn watch_signals(py: Python<'_>, descriptor: i32) -> PyResult<()> {
         .watch_signals(descriptor)
         .map_err(|error| errors::from_io(py, &error))
 }
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn print_exception(error: Bound<'_, PyAny>) {
+    let py = error.py();
+    PyErr::from_value(error).print_and_set_sys_last_vars(py);
+}
