@@ -300,7 +300,6 @@ def test_an_interrupted_process_ends_by_the_signal(tmp_path: Path) -> None:
         (("--backend",), 2, "--backend needs a value"),
         (("--backend", "curio", "x.py"), 2, "there is no backend 'curio'"),
         (("--backend=curio", "x.py"), 2, "there is no backend 'curio'"),
-        (("--exclude", "sys", "x.py"), 2, "exclude names 'sys'"),
         (("--wrong", "x.py"), 2, "there is no option --wrong"),
     ],
 )
