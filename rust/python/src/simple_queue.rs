@@ -33,6 +33,7 @@ pub struct SimpleQueue {
     /// At least as many items as there are permits, plus those that are owed: a permit is the right
     /// to take the first.
     items: UnsafeCell<VecDeque<Py<PyAny>>>,
+    /// Used with the interpreter attached only, so its lock makes up for atomic exchanges.
     permits: wait_queue::Semaphore,
 }
 
@@ -46,7 +47,7 @@ impl SimpleQueue {
     fn push(&self, item: Py<PyAny>) {
         // SAFETY: see the `Sync` implementation.
         unsafe { (*self.items.get()).push_back(item) };
-        self.permits.release(1);
+        self.permits.release_alone();
     }
 
     /// The first item, for a caller who has a permit.
@@ -78,7 +79,7 @@ impl SimpleQueue {
                 lock::deadline(true, Some(seconds))?
             }
         };
-        if self.permits.try_acquire() {
+        if self.permits.try_acquire_alone() {
             return self.pop();
         }
         if let Some(deadline) = deadline {
@@ -144,7 +145,7 @@ unsafe extern "C" fn get(this: Object, args: *const Object, nargs: isize, names:
     if let Err(raised) = run_loop::breathe_now_and_then() {
         return raw::give(Err(raised));
     }
-    if !queue.permits.try_acquire() {
+    if !queue.permits.try_acquire_alone() {
         match semaphore::wait_for_permit(py, &queue.permits, NEVER) {
             Ok(_) => {}
             Err(error) => return raw::give(Err(error.into())),
@@ -206,14 +207,14 @@ impl SimpleQueue {
         block: Truth,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        if timeout.is_none() && self.permits.try_acquire() {
+        if timeout.is_none() && self.permits.try_acquire_alone() {
             return self.pop();
         }
         self.get_slow(py, block.0, timeout)
     }
 
     fn get_nowait(&self) -> PyResult<Py<PyAny>> {
-        if self.permits.try_acquire() {
+        if self.permits.try_acquire_alone() {
             return self.pop();
         }
         run_loop::breathe_after_refusal()?;

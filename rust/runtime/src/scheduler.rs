@@ -40,6 +40,9 @@ fn this_thread() -> usize {
 /// After so many tasks the kernel is asked for news, even if the coarse clock stood still.
 const TASKS_PER_LOOK: u32 = 512;
 
+/// After so many readings of the clock by short calls, at most 32 of them to each, another task runs.
+const READS_PER_TURN: u32 = 12;
+
 /// The scheduler of one OS thread.
 ///
 /// Only [`Scheduler::enqueue`], [`Scheduler::notify`] and [`Scheduler::closing_elsewhere`] may be
@@ -54,6 +57,12 @@ pub struct Scheduler<X: Send + Sync + 'static> {
     looked: Cell<u64>,
     /// How many tasks may still run before the next look.
     until_look: Cell<u32>,
+    /// How many short calls the present slice may still have before the clock is read, and after how
+    /// many it was read last.
+    until_clock: Cell<u32>,
+    calls_per_clock: Cell<u32>,
+    /// How often the clock was read by short calls since one of them was told to let others run.
+    clock_reads: Cell<u32>,
     /// A host's loop has the thread, and does not know of what becomes ready unless it is told.
     host_has_the_thread: Cell<bool>,
 }
@@ -77,6 +86,9 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             reactor: UnsafeCell::new(reactor),
             looked: Cell::new(clock::coarse()),
             until_look: Cell::new(TASKS_PER_LOOK),
+            until_clock: Cell::new(1),
+            calls_per_clock: Cell::new(1),
+            clock_reads: Cell::new(0),
             host_has_the_thread: Cell::new(false),
         }))
     }
@@ -98,6 +110,8 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     pub fn begin_slice(&self) {
         self.looked.set(clock::coarse());
         self.until_look.set(TASKS_PER_LOOK);
+        self.until_clock.set(1);
+        self.calls_per_clock.set(1);
     }
 
     /// Whether the calling thread is the one the scheduler belongs to.
@@ -196,16 +210,37 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         clock::coarse() != self.looked.get()
     }
 
-    /// Like [`Scheduler::is_look_due`], for calls that take nanoseconds themselves: the clock is read
-    /// at every sixteenth only.
+    /// Like [`Scheduler::is_look_due`], for calls that take nanoseconds themselves: for them even the
+    /// clock is too slow. It is read again after as many calls as have fitted into the slice so far, up
+    /// to 32, so that calls of one length, whatever it is, overrun the slice by another one at most.
+    ///
+    /// After some hundred calls another task should run, too, without a look: somebody who puts into a
+    /// queue for a whole slice fills it with more than the cache holds.
     #[inline]
     pub fn is_look_due_now_and_then(&self) -> bool {
-        let left = self.until_look.get();
-        if left == 0 || self.inbox.is_rung() {
+        if self.inbox.is_rung() {
             return true;
         }
-        self.until_look.set(left - 1);
-        left & 15 == 0 && clock::coarse() != self.looked.get()
+        let left = self.until_clock.get() - 1;
+        self.until_clock.set(left);
+        left == 0 && self.is_slice_over()
+    }
+
+    #[inline(never)]
+    fn is_slice_over(&self) -> bool {
+        const CALLS_AT_MOST: u32 = 32;
+        let reads = self.clock_reads.get() + 1;
+        self.clock_reads.set(reads % READS_PER_TURN);
+        if reads == READS_PER_TURN || clock::coarse() != self.looked.get() {
+            // Asked again by the next call, should nobody look.
+            self.until_clock.set(1);
+            self.calls_per_clock.set(1);
+            return true;
+        }
+        let calls = (self.calls_per_clock.get() * 2).min(CALLS_AT_MOST);
+        self.calls_per_clock.set(calls);
+        self.until_clock.set(calls);
+        false
     }
 
     /// Looks at the kernel, the timers and the inbox, without waiting.

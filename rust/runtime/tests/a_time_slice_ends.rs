@@ -69,3 +69,21 @@ fn a_look_begins_a_slice() {
         }
     }
 }
+
+#[test]
+fn short_calls_let_others_run_after_a_number_of_them_or_a_slice() {
+    let _watchdog = Watchdog::start();
+    let scheduler = Scheduler::<&str>::new().unwrap();
+    begin_slice(&scheduler);
+    for _ in 0..3 {
+        let calls = (0..).position(|_| scheduler.is_look_due_now_and_then());
+        assert!(calls.unwrap() <= 12 * 32);
+    }
+    begin_slice(&scheduler);
+    let began = clock::coarse();
+    while clock::coarse() == began {
+        std::hint::spin_loop();
+    }
+    // The first call of a slice reads the clock.
+    assert!(scheduler.is_look_due_now_and_then());
+}

@@ -287,6 +287,29 @@ impl Semaphore {
         Acquire::new(&self.core)
     }
 
+    /// [`try_acquire`](Self::try_acquire) for somebody who holds a lock of his own, as does everybody else
+    /// while he uses this semaphore: without an atomic exchange.
+    #[inline]
+    pub fn try_acquire_alone(&self) -> bool {
+        let seen = self.core.word.load(Ordering::Relaxed);
+        if Word::unpack(seen).permits == 0 {
+            return false;
+        }
+        self.core.word.store(seen - 1, Ordering::Relaxed);
+        true
+    }
+
+    /// [`release`](Self::release) of one permit, likewise.
+    #[inline]
+    pub fn release_alone(&self) {
+        let seen = self.core.word.load(Ordering::Relaxed);
+        let word = Word::unpack(seen);
+        if word.waiters > 0 || word.permits == u32::MAX {
+            return self.release(1);
+        }
+        self.core.word.store(seen + 1, Ordering::Relaxed);
+    }
+
     /// Gives back `count` permits: one each to those who have waited longest, the rest become free.
     ///
     /// # Panics
