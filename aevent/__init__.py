@@ -14,6 +14,8 @@ from ._bridge import await_ as await_
 from ._bridge import native as native
 from ._bridge import patched as patched
 from ._bridge import per_task as per_task
+from ._doctor import Diagnosis as Diagnosis
+from ._doctor import doctor as doctor
 from ._exceptions import AeventError as AeventError
 from ._exceptions import AeventWarning as AeventWarning
 from ._exceptions import Cancelled as Cancelled

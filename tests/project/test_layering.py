@@ -32,7 +32,7 @@ LAYERS = {
     "monkey": r"aevent\._monkey(\..*)?",
     "integrations": r"aevent\.(integrations|testing)(\..*)?",
     # Ties the others together for the user.
-    "front": r"aevent|aevent\.__main__|aevent\._setup",
+    "front": r"aevent|aevent\.__main__|aevent\._setup|aevent\._doctor",
     "primitives": r"aevent\..*",
 }
 
