@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
 
-from . import _blocking, _offload, _run
+from . import _blocking, _offload, _run, integrations
 from ._monkey import patcher, rebind
 
 
@@ -28,6 +28,8 @@ class Diagnosis:
     """C extensions that are loaded, are known to block and have no rule."""
     rules: list[_offload.Offloaded]
     """The rules of `offloaded()`."""
+    drivers: list[str]
+    """Packages that wait in C and were told how to in tasks."""
 
     def __str__(self) -> str:
         lines = [f"aevent on {_describe_python()}"]
@@ -56,6 +58,9 @@ class Diagnosis:
             _table(
                 (rule.name, "" if rule.is_applied else "not imported yet") for rule in self.rules
             ),
+        )
+        lines += _section(
+            "Drivers that were told how to wait", [f"  {driver}" for driver in self.drivers]
         )
         return "\n".join(lines)
 
@@ -119,6 +124,7 @@ def doctor(file: TextIO | None = None) -> Diagnosis:
             if not any(rule.name.partition(".")[0] == known.package for rule in rules)
         ],
         rules=rules,
+        drivers=list(integrations.applied),
     )
     print(diagnosis, file=file)
     return diagnosis

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _run
+from . import _run, integrations
 from ._backend import check_name, load
 from ._exceptions import AeventError, AeventWarning
 from ._monkey import hosts, patcher, threading
@@ -35,7 +35,8 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
     """Patches the standard library and chooses the backend that `run` uses by default.
 
     `backend` is "native", "asyncio" or "trio"; default `AEVENT_BACKEND`, else native. `exclude`
-    names modules of the standard library to leave alone. Call it before other imports.
+    names modules of the standard library to leave alone, and drivers that are told how to wait in
+    tasks when they are imported ("psycopg", "psycopg2"). Call it before other imports.
 
     What was imported earlier is searched for names that stand for what is patched now, and for
     locks that serve OS threads only; both are replaced, wherever they are held. `rebind=False`
@@ -46,11 +47,12 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
     """
     name = check_name(backend or os.environ.get("AEVENT_BACKEND") or "native")
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
-    unknown = [module for module in excluded if module not in MODULES]
+    known = (*MODULES, *integrations.MODULES)
+    unknown = [module for module in excluded if module not in known]
     if unknown:
         raise AeventError(
             f"exclude names {unknown[0]!r}, which aevent does not patch: choose from "
-            f"{', '.join(MODULES)}"
+            f"{', '.join(known)}"
         )
     if _run.chosen_backend is not None:
         if _run.chosen_backend != name:
@@ -82,6 +84,7 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
         after_in_parent=threading.after_fork_in_parent,
         after_in_child=threading.after_fork_in_child,
     )
+    integrations.install(excluded)
     if rebind:
         for finding in early.rebind(hosts.belongs):
             # At the end: if warnings are errors, everything is patched nevertheless.

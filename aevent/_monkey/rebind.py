@@ -280,11 +280,10 @@ class _Search:
         try:
             if type(old) is not type or "__slots__" in vars(old):
                 raise _Unreachable("has a metaclass or slots")
-            if instances and not self.alone:
-                raise _Unreachable("has objects in which other threads may have attributes")
             for instance in instances:
                 try:
                     self.check(instance)
+                    self.check_threads(instance)
                 except _Unreachable as error:
                     raise _Unreachable(f"has an object that {error}") from error
             bases = tuple(self.new.get(id(base), base) for base in old.__bases__)
@@ -322,6 +321,8 @@ class _Search:
                     seen.add(id(holder))
                     for other in self.holders_of(holder):
                         look(other, holder)
+            elif isinstance(holder, types.FunctionType) and holder.__defaults__ is held:
+                pass
             elif not isinstance(holder, ANONYMOUS) and not attributes(holder, held):
                 raise _Unreachable(f"a {type(holder).__qualname__} refers to as well")
 
@@ -330,12 +331,17 @@ class _Search:
         if self.references[id(old)] > self.usual[type(old) if type(old) in _KINDS else _Local]:
             raise _Unreachable("somebody refers to who cannot be found")
 
+    def check_threads(self, local: Any) -> None:
+        """Whether the local has attributes of this thread only."""
+        local.__dict__  # noqa: B018 - from now on this thread is one of those that have used it
+        if not self.alone and _threads_of(local) > 1:
+            raise _Unreachable("other threads have attributes of")
+
     def substitute(self, old: Any) -> tuple[Any, Callable[[], object]]:
         """What stands for it from now on; and what to call when that is done."""
         kind = type(old)
         if issubclass(kind, _Local):
-            if not self.alone:
-                raise _Unreachable("other threads may have attributes of")
+            self.check_threads(old)
             args, kwargs = _arguments(old)
             new: Any = self.new[id(kind)]
             new = new.__new__(new, *args, **kwargs)
@@ -483,6 +489,15 @@ def _arguments(local: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         elif type(part) is dict and part and all(isinstance(name, str) for name in part):
             kwargs = part
     return args, kwargs
+
+
+def _threads_of(local: Any) -> int:
+    """In how many threads that are alive it was used."""
+    for part in gc.get_referents(local):
+        # What stands for a thread, to that thread's attributes.
+        if type(part) is dict and part and not any(isinstance(key, str) for key in part):
+            return len(part)
+    return 0
 
 
 def _is_own(original: Any) -> bool:

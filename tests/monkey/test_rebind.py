@@ -18,6 +18,9 @@ ring = collections.deque([pause])
 def default(_sleep=time.sleep, *, _make=threading.Lock):
     return _sleep, _make
 
+def with_lock(_lock=threading.Lock()):
+    return _lock
+
 def closure():
     sleep, lock = time.sleep, Lock()
     def inner():
@@ -119,7 +122,8 @@ pause(0.001)
 
 def test_locks_are_replaced_in_all_their_holders(fresh_ok: Any, backend: str) -> None:
     script = """
-for lock in (plain, Holder.guard, inner()[1], items.mutex, event._cond._lock, in_tuple[1][0]):
+for lock in (plain, Holder.guard, inner()[1], items.mutex, event._cond._lock, in_tuple[1][0],
+             with_lock()):
     assert type(lock) is _core.Lock, lock
 for lock in (again, holder.own, condition._lock):
     assert type(lock) is _core.RLock, lock
@@ -251,6 +255,8 @@ def test_a_local_that_other_threads_use_is_left_and_named(fresh: Any, backend: s
 import sys, threading, warnings
 warnings.simplefilter("always")
 mine = threading.local()
+unused = threading.local()
+unused.x = "here"
 def work():
     mine.x = 1
     started.set()
@@ -262,12 +268,14 @@ thread.start()
 started.wait()
 import aevent
 aevent.setup(sys.argv[1])
+assert type(mine) is not threading.local
+assert type(unused) is threading.local and unused.x == "here"
 go.set()
 thread.join()
 """
     done = fresh(script, backend)
     assert done.returncode == 0, done.stderr
-    assert "__main__.mine: a threading.local that other threads may have" in done.stderr
+    assert "__main__.mine: a threading.local that other threads have attributes of" in done.stderr
 
 
 def test_rebinding_can_be_declined(fresh_ok: Any, backend: str) -> None:

@@ -50,9 +50,10 @@ pub fn wait_descriptors(
     let result = if failed {
         wait::check(&task).map(|()| true)
     } else {
-        let mut parked = false;
+        // Not whatever unparks the task: that may be a deadline or a cancellation, and who is told
+        // that a descriptor is ready may call what blocks.
         wait::park_until(py, event_loop, &task, deadline, false, |_| {
-            if std::mem::replace(&mut parked, true) {
+            if keys.iter().any(|key| scheduler.has_fired(*key)) {
                 Poll::Ready(())
             } else {
                 Poll::Pending

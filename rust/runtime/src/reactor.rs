@@ -398,6 +398,12 @@ impl<W> Reactor<W> {
         Ok(OnceKey { index, generation })
     }
 
+    /// Whether the wait is over because something has happened, rather than still under way.
+    pub fn has_fired(&self, key: OnceKey) -> bool {
+        let slot = &self.once[key.index as usize];
+        slot.generation == key.generation && slot.fd >= 0 && slot.waiter.is_none()
+    }
+
     /// Ends a single wait, whether it was reported or not.
     pub fn end_once(&mut self, key: OnceKey) {
         let slot = &mut self.once[key.index as usize];

@@ -417,6 +417,11 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.reactor().wait_once(fd, interest, task)
     }
 
+    /// See [`Reactor::has_fired`].
+    pub fn has_fired(&self, key: OnceKey) -> bool {
+        self.reactor().has_fired(key)
+    }
+
     /// See [`Reactor::end_once`].
     pub fn end_once(&self, key: OnceKey) {
         self.reactor().end_once(key);
