@@ -649,6 +649,8 @@ class Children:
     @property
     def is_cancelled(self) -> bool:
         """Whether the children were cancelled: by `cancel`, by a failure or from above."""
+    def __contains__(self, task: Task, /) -> bool:
+        """Whether the task is one of them that has not ended."""
     @property
     def pending(self) -> int:
         """How many children have not ended."""

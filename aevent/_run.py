@@ -28,6 +28,11 @@ chosen_backend: str | None = None
 #: Called before a loop is run: the hosts may have been imported since `setup`.
 before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a function
 
+#: Called when a program's main function has ended, or a runner's body, before its threads are waited
+#: for; and when they all have ended. None of them may wait.
+before_threads_end: list[Callable[[_core.Children], None]] = []
+after_threads_end: list[Callable[[bool], None]] = []
+
 #: Set when the function that `run` was given in the main thread has ended; `None` while none runs.
 #: For the green threads of that program, this is the main thread's end.
 main_over: _core.Event | None = None
@@ -264,6 +269,7 @@ def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 async def _end_threads(children: _core.Children, abandon: bool) -> None:
     """Waits for the threads that are no daemons, then cancels the daemons and waits for those."""
     try:
+        _tell_of_end(children)
         await wait(children.wait_empty(daemons_too=False))
     finally:
         if abandon:
@@ -273,10 +279,22 @@ async def _end_threads(children: _core.Children, abandon: bool) -> None:
             with CancelScope(shield=True):
                 await wait(children.wait_empty())
             children.close()
+        _tell_all_ended(abandon)
+
+
+def _tell_of_end(children: _core.Children) -> None:
+    for tell in before_threads_end:
+        tell(children)
+
+
+def _tell_all_ended(abandoned: bool) -> None:
+    for tell in after_threads_end:
+        tell(abandoned)
 
 
 def _end_threads_in_thread(children: _core.Children) -> None:
     try:
+        _tell_of_end(children)
         children.wait_empty(daemons_too=False).block()
     finally:
         if abandon_daemons:
@@ -286,6 +304,7 @@ def _end_threads_in_thread(children: _core.Children) -> None:
             with CancelScope(shield=True):
                 children.wait_empty().block()
             children.close()
+        _tell_all_ended(abandon_daemons)
 
 
 @asynccontextmanager

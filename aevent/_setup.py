@@ -28,6 +28,8 @@ MODULES = (
     "ssl",
     "signal",
     "atexit",
+    "concurrent.futures",
+    "multiprocessing",
 )
 
 
@@ -77,7 +79,7 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
         if module == "ssl" and importlib.util.find_spec("_ssl") is None:
             continue  # a Python without OpenSSL
         if module not in excluded:
-            importlib.import_module(f"._monkey.{module}", __package__).patch()
+            importlib.import_module(f"._monkey.{module.replace('.', '_')}", __package__).patch()
     hosts.keep_originals()
     os.register_at_fork(
         before=threading.before_fork,

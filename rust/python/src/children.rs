@@ -18,6 +18,7 @@ use crate::errors::Cancelled;
 use crate::finish::{self, Start};
 use crate::run_loop;
 use crate::task::{Entry, Kind, Report, ScopeRef, TaskRef, state};
+use crate::thread::Task;
 use crate::thread_count;
 use crate::wait::{Source, Wait};
 
@@ -344,6 +345,14 @@ impl Children {
     #[getter]
     fn is_cancelled(&self) -> bool {
         self.shared.inner().scope.is_cancelled()
+    }
+
+    /// Whether the task is one of them that has not ended.
+    fn __contains__(&self, task: &Task) -> bool {
+        match &state(&task.task).report {
+            Report::Children(children) => Arc::ptr_eq(children, &self.shared),
+            _ => false,
+        }
     }
 
     /// How many children have not ended.

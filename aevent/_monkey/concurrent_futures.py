@@ -1,0 +1,89 @@
+"""`concurrent.futures`: its pools' threads, and their end.
+
+The workers of a `ThreadPoolExecutor` are green if the task that submits starts them. They are not
+daemons, and wait for work for as long as the executor lives; so whoever waits for their end tells them
+to go first, as the interpreter does when it ends. The thread that manages a `ProcessPoolExecutor` is
+real, for the reasons that `multiprocessing` has.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+from .. import _core, _run
+from . import patcher
+from . import threading as patched_threading
+from .multiprocessing import natively
+from .on_import import when_loaded
+
+#: Private names that are used here, by module, and the Pythons that have them. A test compares.
+PRIVATE = {
+    "concurrent.futures.thread": {},
+    "concurrent.futures.process": {
+        "_ExecutorManagerThread": "3.10-3.14",
+        "ProcessPoolExecutor._spawn_process": "3.10-3.14",
+    },
+}
+
+#: All executors with threads.
+_executors: weakref.WeakSet[Any] = weakref.WeakSet()
+#: Those whose workers were told to end because the program does.
+_ending: list[Any] = []
+
+
+def _end_workers(children: _core.Children) -> None:
+    """The main function has ended: like those of a program, workers do what is left and end."""
+    for executor in list(_executors):
+        if executor._shutdown:
+            continue
+        for thread in list(executor._threads):
+            task = patched_threading._task_of(thread)
+            if isinstance(task, _core.Task) and task in children:
+                executor.shutdown(wait=False)
+                _ending.append(executor)
+                break
+
+
+def _revive() -> None:
+    """An executor can be used again: by the next run, or by real threads."""
+    for executor in _ending[:]:
+        if any(thread.is_alive() for thread in executor._threads):
+            continue
+        _ending.remove(executor)
+        with executor._shutdown_lock:
+            executor._threads.clear()
+            executor._idle_semaphore = threading.Semaphore(0)
+            left = [executor._work_queue.get_nowait() for _ in range(executor._work_queue.qsize())]
+            for work in left:
+                if work is not None:  # a worker was cancelled
+                    executor._work_queue.put(work)
+            executor._shutdown = False
+
+
+def _patch_thread(module: Any) -> None:
+    kind = module.ThreadPoolExecutor
+    original = kind.__init__
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _executors.add(self)
+
+    patcher.always(kind, "__init__", __init__)
+    _executors.update(found for found in gc.get_objects() if isinstance(found, kind))
+
+
+def _patch_process(module: Any) -> None:
+    kind = module._ExecutorManagerThread
+    kind.start = patched_threading._SystemThread.start
+    executor = module.ProcessPoolExecutor
+    patcher.method(executor, "_spawn_process", natively(executor._spawn_process))
+
+
+def patch() -> None:
+    _run.before_threads_end.append(_end_workers)
+    _run.after_threads_end.append(_revive)
+    when_loaded("concurrent.futures.thread", _patch_thread)
+    when_loaded("concurrent.futures.process", _patch_process)

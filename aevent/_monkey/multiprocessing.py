@@ -1,0 +1,124 @@
+"""`multiprocessing`: what it does itself waits through patched modules; here is the rest.
+
+The threads that feed its queues and run its pools of processes are real. They are no threads of the
+program's, and outlive the end of a run: they are ended when the interpreter is. Their processes are
+what they are without aevent, too. A `ThreadPool` has green threads only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .. import _core, _run
+from . import originals, patcher
+from . import threading as patched_threading
+from .on_import import when_loaded
+
+#: Private names that are used here, by module, and the Pythons that have them. A test compares.
+PRIVATE = {
+    "multiprocessing.connection": {"Connection._send": "3.10-3.14", "Connection._recv": "3.10-3.14"},
+    "multiprocessing.pool": {"Pool._terminate_pool": "3.10-3.14"},
+    "multiprocessing.queues": {"Queue._start_thread": "3.10-3.14"},
+    "multiprocessing.util": {"_exit_function": "3.10-3.14"},
+    "threading": {"_shutdown": "3.10-3.14"},
+}
+
+
+def natively(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`original`, not cooperating: threads that it starts are real, processes are plain ones."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        entered = _core.adjust_native(1)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if entered:
+                _core.adjust_native(-1)
+
+    return call
+
+
+def _patch_connection(module: Any) -> None:
+    # They have taken `os.read` and `os.write` for defaults of arguments.
+    for name, function in (("_send", os.write), ("_recv", os.read)):
+        method = getattr(module.Connection, name)
+        if len(method.__defaults__ or ()) == 1:
+            method.__defaults__ = (function,)
+
+
+def _patch_queues(module: Any) -> None:
+    kind = module.Queue
+    patcher.method(kind, "_start_thread", natively(kind._start_thread))
+
+
+#: The pools of threads that may have green ones.
+_thread_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _patch_pool(module: Any) -> None:
+    kind = module.Pool
+    original = kind.__init__
+    init_natively = natively(original)
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(self, module.ThreadPool):
+            original(self, *args, **kwargs)
+            _thread_pools.add(self)
+        else:
+            init_natively(self, *args, **kwargs)
+
+    __init__.__wrapped__ = original  # type: ignore[attr-defined]
+    patcher.method(kind, "__init__", __init__)
+
+    def end_thread_pools() -> None:
+        """What has lost its threads is not to be ended again when the interpreter is."""
+        for pool in list(_thread_pools):
+            if not pool._worker_handler.is_alive():
+                pool._state = module.TERMINATE
+                pool._terminate.cancel()
+                _thread_pools.discard(pool)
+
+    _run.after_threads_end.append(end_thread_pools)
+
+
+def _patch_util(module: Any) -> None:
+    # Whatever it ends is ended by real threads, or by nobody: there is no need for a task.
+    atexit.unregister(module._exit_function)
+    originals.saved["atexit"]["register"](module._exit_function)
+
+
+def _patch_synchronize(module: ModuleType) -> None:
+    from . import _multiprocessing  # it takes the class that it replaces when it is loaded
+
+    _multiprocessing.patch()
+
+
+def _shutdown() -> None:
+    """The end of a process that was forked in a task."""
+    me = threading.current_thread()
+    while True:
+        threads = [
+            thread
+            for thread in list(patched_threading._alive.values())
+            if not thread.daemon and thread is not me
+        ]
+        if not threads:
+            break
+        for thread in threads:
+            thread.join()
+    originals.saved["threading"]["_shutdown"]()
+
+
+def patch() -> None:
+    patcher.function(threading, "_shutdown", _shutdown)
+    when_loaded("multiprocessing.util", _patch_util)
+    when_loaded("multiprocessing.synchronize", _patch_synchronize)
+    when_loaded("multiprocessing.connection", _patch_connection)
+    when_loaded("multiprocessing.queues", _patch_queues)
+    when_loaded("multiprocessing.pool", _patch_pool)
