@@ -23,6 +23,10 @@ def _count() -> int:
 
 
 def patch() -> None:
+    if not hasattr(_thread, "lock"):
+        # Before 3.13 a function makes locks. What is pickled by this name is that function for a
+        # process that is not patched.
+        _core.Lock.__qualname__ = "allocate_lock"
     for name in ("start_new_thread", "start_new"):
         if hasattr(_thread, name):
             patcher.function(_thread, name, _core.start_new_thread)

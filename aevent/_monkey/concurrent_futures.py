@@ -71,7 +71,17 @@ def _patch_thread(module: Any) -> None:
         original(self, *args, **kwargs)
         _executors.add(self)
 
+    shutdown = kind.shutdown
+
+    def shutdown_in_task(self: Any, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            # Workers that were started have begun to work: that is when a real thread's `start`
+            # returns, and a green one's before.
+            _core.checkpoint()
+        shutdown(self, wait, cancel_futures=cancel_futures)
+
     patcher.always(kind, "__init__", __init__)
+    patcher.method(kind, "shutdown", shutdown_in_task)
     _executors.update(found for found in gc.get_objects() if isinstance(found, kind))
 
 
