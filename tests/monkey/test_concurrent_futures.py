@@ -1,0 +1,166 @@
+"""`concurrent.futures`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import aevent
+from aevent._monkey import concurrent_futures as patched
+from tests.monkey.heartbeat import TICKS, heartbeat
+
+fork = multiprocessing.get_context("fork")
+
+
+def test_workers_are_green_threads() -> None:
+    with heartbeat() as heart, ThreadPoolExecutor(4) as pool:
+        assert pool.submit(threading.get_native_id).result() == threading.get_native_id()
+        assert list(pool.map(lambda n: (time.sleep(0.005), n)[1], range(8))) == list(range(8))
+        assert heart.ticks >= TICKS
+        futures = [pool.submit(divmod, 1, n) for n in (1, 0)]
+        assert concurrent.futures.wait(futures).done == set(futures)
+        assert {future.exception() is None for future in futures} == {True, False}
+        assert set(concurrent.futures.as_completed(futures)) == set(futures)
+
+
+def test_a_pool_works_as_many_calls_at_a_time_as_it_has_workers() -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.001)
+        running.pop()
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(9):
+            pool.submit(work)
+    assert max(most) == 3 and len(most) == 9
+
+
+def test_a_timeout_and_a_cancelled_wait() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        go = threading.Event()
+        future = pool.submit(go.wait)
+        waiting = pool.submit(abs, -1)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(timeout=0.001)
+        with aevent.move_on_after(0.001) as scope:
+            future.result()
+        assert scope.cancelled_caught
+        assert waiting.cancel()
+        go.set()
+        assert future.result() is True
+
+
+def test_shutdown_cancels_what_has_not_begun() -> None:
+    pool = ThreadPoolExecutor(2)
+    futures = [pool.submit(time.sleep, 0.001) for _ in range(10)]
+    pool.shutdown(cancel_futures=True)
+    assert [future.cancelled() for future in futures] == [False] * 2 + [True] * 8
+
+
+def test_an_initializer_that_fails_breaks_the_pool() -> None:
+    import logging
+
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+    pool = ThreadPoolExecutor(1, initializer=divmod, initargs=(1, 0))
+    future = pool.submit(abs, -1)
+    with pytest.raises(concurrent.futures.BrokenExecutor):
+        future.result()
+    with pytest.raises(concurrent.futures.BrokenExecutor):
+        pool.submit(abs, -1)
+    pool.shutdown()
+
+
+def test_a_pool_that_is_forgotten_ends() -> None:
+    pool = ThreadPoolExecutor(2)
+    pool.submit(abs, -1).result()
+    workers = [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+    assert workers
+    del pool
+    for worker in workers:
+        worker.join()
+
+
+def test_a_pool_of_processes() -> None:
+    with heartbeat() as heart, ProcessPoolExecutor(2, fork) as pool:
+        assert list(pool.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+        pool.submit(time.sleep, 0.01).result()
+        assert heart.ticks >= TICKS
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(divmod, 1, 0).result()
+
+
+def test_a_process_that_dies_breaks_the_pool() -> None:
+    import os
+
+    with ProcessPoolExecutor(1, fork) as pool:
+        future = pool.submit(os._exit, 1)
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool):
+            future.result()
+
+
+def test_a_program_ends_though_its_pools_were_not_shut_down(fresh_ok: Any, backend: str) -> None:
+    script = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import multiprocessing, threading, time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+early = ThreadPoolExecutor(3)
+done = []
+
+def late():
+    "When the main function has ended, it is as at the end of a program."
+    time.sleep(0.01)
+    try:
+        early.submit(print)
+    except RuntimeError as error:
+        print(error)
+
+def main():
+    global processes
+    processes = ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
+    assert processes.submit(abs, -1).result() == 1
+    for number in range(6):
+        early.submit(lambda number=number: (time.sleep(0.01), done.append(number)))
+    threading.Thread(target=late).start()
+
+aevent.run(main)
+# What was submitted was done.
+assert sorted(done) == [0, 1, 2, 3, 4, 5]
+# It can be used again: by real threads here, by green ones in the next run.
+here = threading.get_native_id()
+aevent.run(lambda: done.append(early.submit(threading.get_native_id).result() == here))
+assert done.pop()
+assert early.submit(threading.get_native_id).result() != here
+
+async def asynchronous():
+    early.submit(done.append, "async")
+    async with aevent.runner():
+        inner = ThreadPoolExecutor(1)
+        if sys.argv[1] == "native":
+            inner.submit(done.append, "inner")
+
+aevent.run(asynchronous)
+assert "async" in done
+"""
+    assert fresh_ok(script, backend) == "cannot schedule new futures after shutdown\n"
+
+
+def test_private_names_are_those_that_this_python_has() -> None:
+    for module, names in patched.PRIVATE.items():
+        for name in names:
+            owner: Any = importlib.import_module(module)
+            for part in name.split("."):
+                owner = getattr(owner, part)
