@@ -105,8 +105,8 @@ def _shutdown() -> None:
     while True:
         threads = [
             thread
-            for thread in list(patched_threading._alive.values())
-            if not thread.daemon and thread is not me
+            for thread in threading.enumerate()
+            if patched_threading._task_of(thread) and not thread.daemon and thread is not me
         ]
         if not threads:
             break

@@ -1,0 +1,149 @@
+"""`importlib`'s locks: modules that wait while they are imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aevent
+from tests.monkey.heartbeat import heartbeat
+
+
+@contextmanager
+def modules(**sources: str) -> Iterator[None]:
+    """Puts modules where they can be imported."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, source in sources.items():
+            Path(folder, f"{name}.py").write_text(source)
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.path.remove(folder)
+            for name in sources:
+                sys.modules.pop(name, None)
+
+
+def _together(*functions: Any) -> None:
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_who_imports_a_module_that_is_being_imported_waits() -> None:
+    done: list[Any] = []
+
+    def work() -> None:
+        import slow_module  # type: ignore[import-not-found] # it is written by the test
+
+        done.append(slow_module.value)
+
+    source = "import time\ntime.sleep(0.01)\nvalue = object()\n"
+    with modules(slow_module=source), heartbeat() as heart:
+        _together(work, work, work, lambda: done.append(importlib.import_module("slow_module").value))
+        assert heart.ticks
+    assert len(done) == 4 and len(set(done)) == 1
+
+
+def test_modules_that_import_each_other_in_two_threads() -> None:
+    """A deadlock is found: one of them sees the other half-way, as in plain Python."""
+    one = "import time\ntime.sleep(0.005)\nimport module_two\nvalue = 1\n"
+    two = "import time\ntime.sleep(0.005)\nimport module_one\nvalue = 2\n"
+    done: list[int] = []
+    with modules(module_one=one, module_two=two):
+        _together(
+            lambda: done.append(importlib.import_module("module_one").value),
+            lambda: done.append(importlib.import_module("module_two").value),
+        )
+    assert sorted(done) == [1, 2]
+
+
+def test_an_import_that_fails_lets_the_next_thread_try() -> None:
+    tries: list[int] = []
+    done: list[str] = []
+    sys.modules["tries_of_the_test"] = tries  # type: ignore[assignment]
+    source = """
+import sys, time
+tries = sys.modules["tries_of_the_test"]
+tries.append(1)
+time.sleep(0.001)
+if len(tries) == 1:
+    raise ValueError("the first time")
+"""
+
+    def work() -> None:
+        try:
+            importlib.import_module("fails_at_first")
+            done.append("imported")
+        except ValueError:
+            done.append("failed")
+
+    with modules(fails_at_first=source):
+        _together(work, work, work)
+    del sys.modules["tries_of_the_test"]
+    assert sorted(done) == ["failed", "imported", "imported"]
+
+
+def test_a_cancelled_import_leaves_no_lock() -> None:
+    source = "import time\ntime.sleep(wait)\n"
+    with modules(very_slow="import time\ntime.sleep(100)\n"):
+        waiting = threading.Thread(target=_import_at_most, args=(0.005,))
+        with aevent.move_on_after(0.01) as scope:
+            waiting.start()
+            importlib.import_module("very_slow")
+        assert scope.cancelled_caught
+        waiting.join()
+    with modules(very_slow=source.replace("wait", "0")):
+        importlib.import_module("very_slow")
+
+
+def _import_at_most(seconds: float) -> None:
+    with aevent.move_on_after(seconds):
+        importlib.import_module("very_slow")
+
+
+def test_a_real_thread_waits_for_a_green_ones_import() -> None:
+    done: list[Any] = []
+    with modules(slow_module="import time\ntime.sleep(0.01)\nvalue = 1\n"):
+
+        def green() -> None:
+            done.append(importlib.import_module("slow_module").value)
+
+        def real() -> None:
+            aevent.offload(green)
+
+        _together(green, real)
+    assert done == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["json.tool", "wave"])
+def test_the_standard_library_is_imported_by_many_at_once(
+    name: str, fresh_ok: Any, backend: str
+) -> None:
+    script = f"""
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import importlib, threading
+
+def main():
+    threads = [threading.Thread(target=importlib.import_module, args=({name!r},)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+aevent.run(main)
+"""
+    fresh_ok(script, backend)
