@@ -28,8 +28,8 @@ chosen_backend: str | None = None
 #: Called before a loop is run: the hosts may have been imported since `setup`.
 before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a function
 
-#: Called when a program's main function has ended, or a runner's body, before its threads are waited
-#: for; and when they all have ended. None of them may wait.
+#: Called when the main function of a program has ended, or the body of a runner, before its threads
+#: are waited for; and when they all have ended. None of them may wait.
 before_threads_end: list[Callable[[_core.Children], None]] = []
 after_threads_end: list[Callable[[bool], None]] = []
 

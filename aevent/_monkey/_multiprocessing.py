@@ -1,13 +1,13 @@
 """`_multiprocessing.SemLock`: the semaphores of processes, waited for by tasks.
 
-A semaphore of the system can be waited for by blocking a thread, and not otherwise. A task therefore
-asks without waiting first; if it has to wait it has a real thread do so. Only one task waits in that
-way for each object, the others stand in line here, so that many waiting tasks need one thread.
+A semaphore of the system can be waited for by blocking a thread, and not otherwise. A task
+therefore asks without waiting first; if it has to wait it has a real thread do so. Only one task
+waits in that way for each object, the others stand in line: many waiting tasks need one thread.
 """
 
 from __future__ import annotations
 
-import _multiprocessing
+import _multiprocessing  # type: ignore[import-not-found]
 import time
 from typing import Any
 
@@ -15,7 +15,7 @@ from .. import _core
 from . import patcher
 from ._thread import get_ident
 
-_original: Any = _multiprocessing.SemLock  # type: ignore[attr-defined]
+_original: Any = _multiprocessing.SemLock
 
 _RECURSIVE_MUTEX, _SEMAPHORE = 0, 1
 
@@ -93,7 +93,7 @@ class SemLock(_original):  # type: ignore[misc]
         if not self._line.acquire(timeout=-1 if timeout is None else timeout):
             return False
         try:
-            # Whoever sets it first decides: the thread that has taken it, or the task that gives up.
+            # Whoever sets it first decides: the thread that has taken it or the task that gives up.
             end: dict[str, bool] = {}
             try:
                 return _core.offload(self._take_in_thread, deadline, end)

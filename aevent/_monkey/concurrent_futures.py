@@ -1,9 +1,9 @@
 """`concurrent.futures`: its pools' threads, and their end.
 
 The workers of a `ThreadPoolExecutor` are green if the task that submits starts them. They are not
-daemons, and wait for work for as long as the executor lives; so whoever waits for their end tells them
-to go first, as the interpreter does when it ends. The thread that manages a `ProcessPoolExecutor` is
-real, for the reasons that `multiprocessing` has.
+daemons, and wait for work for as long as the executor lives; so whoever waits for their end tells
+them to go first, as the interpreter does when it ends. The thread that manages a
+`ProcessPoolExecutor` is real, for the reasons that `multiprocessing` has.
 """
 
 from __future__ import annotations

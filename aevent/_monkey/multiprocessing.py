@@ -22,7 +22,10 @@ from .on_import import when_loaded
 
 #: Private names that are used here, by module, and the Pythons that have them. A test compares.
 PRIVATE = {
-    "multiprocessing.connection": {"Connection._send": "3.10-3.14", "Connection._recv": "3.10-3.14"},
+    "multiprocessing.connection": {
+        "Connection._send": "3.10-3.14",
+        "Connection._recv": "3.10-3.14",
+    },
     "multiprocessing.pool": {"Pool._terminate_pool": "3.10-3.14"},
     "multiprocessing.queues": {"Queue._start_thread": "3.10-3.14"},
     "multiprocessing.util": {"_exit_function": "3.10-3.14"},

@@ -146,6 +146,8 @@ assert done.pop()
 assert early.submit(threading.get_native_id).result() != here
 
 async def asynchronous():
+    global early
+    early = ThreadPoolExecutor(3)
     early.submit(done.append, "async")
     async with aevent.runner():
         inner = ThreadPoolExecutor(1)

@@ -51,7 +51,8 @@ def test_who_imports_a_module_that_is_being_imported_waits() -> None:
 
     source = "import time\ntime.sleep(0.01)\nvalue = object()\n"
     with modules(slow_module=source), heartbeat() as heart:
-        _together(work, work, work, lambda: done.append(importlib.import_module("slow_module").value))
+        by_name = lambda: done.append(importlib.import_module("slow_module").value)  # noqa: E731
+        _together(work, work, work, by_name)
         assert heart.ticks
     assert len(done) == 4 and len(set(done)) == 1
 
@@ -138,7 +139,8 @@ aevent.setup(sys.argv[1])
 import importlib, threading
 
 def main():
-    threads = [threading.Thread(target=importlib.import_module, args=({name!r},)) for _ in range(20)]
+    load = importlib.import_module
+    threads = [threading.Thread(target=load, args=({name!r},)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
