@@ -29,7 +29,7 @@ chosen_backend: str | None = None
 before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a function
 
 #: Called when the main function of a program has ended, or the body of a runner, before its threads
-#: are waited for; and when they all have ended. None of them may wait.
+#: are waited for; and when they all have ended, or its daemons were abandoned: true. None may wait.
 before_threads_end: list[Callable[[_core.Children], None]] = []
 after_threads_end: list[Callable[[bool], None]] = []
 

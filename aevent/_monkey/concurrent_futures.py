@@ -17,7 +17,7 @@ from .. import _core, _run
 from . import patcher
 from . import threading as patched_threading
 from .multiprocessing import natively
-from .on_import import when_loaded
+from .._imports import when_imported
 
 #: Private names that are used here, by module, and the Pythons that have them. A test compares.
 PRIVATE = {
@@ -47,7 +47,7 @@ def _end_workers(children: _core.Children) -> None:
                 break
 
 
-def _revive() -> None:
+def _revive(abandoned: bool) -> None:
     """An executor can be used again: by the next run, or by real threads."""
     for executor in _ending[:]:
         if any(thread.is_alive() for thread in executor._threads):
@@ -95,5 +95,5 @@ def _patch_process(module: Any) -> None:
 def patch() -> None:
     _run.before_threads_end.append(_end_workers)
     _run.after_threads_end.append(_revive)
-    when_loaded("concurrent.futures.thread", _patch_thread)
-    when_loaded("concurrent.futures.process", _patch_process)
+    when_imported("concurrent.futures.thread", _patch_thread)
+    when_imported("concurrent.futures.process", _patch_process)

@@ -18,7 +18,7 @@ from typing import Any
 from .. import _core, _run
 from . import originals, patcher
 from . import threading as patched_threading
-from .on_import import when_loaded
+from .._imports import when_imported
 
 #: Private names that are used here, by module, and the Pythons that have them. A test compares.
 PRIVATE = {
@@ -79,10 +79,11 @@ def _patch_pool(module: Any) -> None:
     __init__.__wrapped__ = original  # type: ignore[attr-defined]
     patcher.method(kind, "__init__", __init__)
 
-    def end_thread_pools() -> None:
+    def end_thread_pools(abandoned: bool) -> None:
         """What has lost its threads is not to be ended again when the interpreter is."""
         for pool in list(_thread_pools):
-            if not pool._worker_handler.is_alive():
+            is_green = patched_threading._task_of(pool._worker_handler) is not None
+            if not pool._worker_handler.is_alive() or (is_green and abandoned):
                 pool._state = module.TERMINATE
                 pool._terminate.cancel()
                 _thread_pools.discard(pool)
@@ -120,8 +121,8 @@ def _shutdown() -> None:
 
 def patch() -> None:
     patcher.function(threading, "_shutdown", _shutdown)
-    when_loaded("multiprocessing.util", _patch_util)
-    when_loaded("multiprocessing.synchronize", _patch_synchronize)
-    when_loaded("multiprocessing.connection", _patch_connection)
-    when_loaded("multiprocessing.queues", _patch_queues)
-    when_loaded("multiprocessing.pool", _patch_pool)
+    when_imported("multiprocessing.util", _patch_util)
+    when_imported("multiprocessing.synchronize", _patch_synchronize)
+    when_imported("multiprocessing.connection", _patch_connection)
+    when_imported("multiprocessing.queues", _patch_queues)
+    when_imported("multiprocessing.pool", _patch_pool)
