@@ -14,10 +14,10 @@ import weakref
 from typing import Any
 
 from .. import _core, _run
+from .._imports import when_imported
 from . import patcher
 from . import threading as patched_threading
 from .multiprocessing import natively
-from .._imports import when_imported
 
 #: Private names that are used here, by module, and the Pythons that have them. A test compares.
 PRIVATE = {

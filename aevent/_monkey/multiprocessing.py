@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core, _run
+from .._imports import when_imported
 from . import originals, patcher
 from . import threading as patched_threading
-from .._imports import when_imported
 
 #: Private names that are used here, by module, and the Pythons that have them. A test compares.
 PRIVATE = {
