@@ -15,9 +15,12 @@ import pytest
 
 import aevent
 from aevent._monkey import multiprocessing as patched
+from aevent._setup import MODULES
 from tests.monkey.heartbeat import TICKS, heartbeat
 
 fork = multiprocessing.get_context("fork")
+
+pytestmark = pytest.mark.skipif("os" not in MODULES, reason="its pipes are os.read's")
 
 
 def _spawn(*functions: Any) -> None:
