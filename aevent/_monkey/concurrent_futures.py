@@ -87,7 +87,7 @@ def _patch_thread(module: Any) -> None:
 
 def _patch_process(module: Any) -> None:
     kind = module._ExecutorManagerThread
-    kind.start = patched_threading._SystemThread.start
+    kind.start = patched_threading.SystemThread.start
     executor = module.ProcessPoolExecutor
     patcher.method(executor, "_spawn_process", natively(executor._spawn_process))
 
