@@ -123,6 +123,10 @@ test-python: build  ## the Python tests (ARGS=… goes to pytest)
 conformance: build  ## CPython's own tests, patched, against plain Python (ARGS=… goes to tests/stdlib/run.py)
 	$(BIN)/python tests/stdlib/run.py $(ARGS)
 
+.PHONY: host-suites
+host-suites: build  ## asyncio's, trio's and anyio's own tests, patched (ARGS=… goes to tests/hosts/run.py)
+	$(BIN)/python tests/hosts/run.py $(ARGS)
+
 .PHONY: lint
 lint: $(STAMPS)/dev  ## formatting and lints of Rust and Python
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt was not found. With rustup: rustup component add rustfmt" >&2; exit 1; }

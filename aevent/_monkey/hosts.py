@@ -12,8 +12,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -128,16 +128,25 @@ class _Finder(MetaPathFinder):
         return None
 
 
-def _mend_when_loaded(spec: ModuleSpec) -> None:
-    loader: Any = spec.loader
-    load: Callable[[ModuleType], None] | None = getattr(loader, "exec_module", None)
-    # A class that is its own loader serves other modules too.
-    if load is None or isinstance(loader, type):
-        return
+class _MendingLoader(Loader):
+    """Takes a loader's place until the module is about to run, and mends it when it has."""
 
-    def exec_module(module: ModuleType) -> None:
-        del loader.exec_module
-        load(module)
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        create = getattr(self._loader, "create_module", None)
+        return None if create is None else create(spec)  # type: ignore[no-any-return]
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
         _mend(module)
 
-    loader.exec_module = exec_module
+
+def _mend_when_loaded(spec: ModuleSpec) -> None:
+    # Namespace packages have nothing that could be mended.
+    if hasattr(spec.loader, "exec_module"):
+        spec.loader = _MendingLoader(spec.loader)

@@ -46,6 +46,11 @@ class SystemThread(_Thread):
                 _core.adjust_native(-1)
 
 
+# As the original calls itself.
+SystemThread.__name__ = SystemThread.__qualname__ = "Thread"
+SystemThread.__module__ = "threading"
+
+
 class _GreenDummy(threading._DummyThread):
     """Stands for a green thread that was not started as a `Thread`."""
 

@@ -1,0 +1,226 @@
+"""Runs the hosts' own test suites in a patched process, and compares with plain Python.
+
+`make host-suites` runs all; `ARGS="trio --backend asyncio"` one, set up for that backend. They
+start loops of their own, outside tasks of ours, where everything must be as it was. asyncio's comes
+with the interpreter and trio's with its package; anyio's, and what the suites need, is fetched into
+`build/host-suites`. What passes plainly and fails patched must be in `expected_failures.toml`, with
+a reason; what is listed there and passes is an error, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "host-suites"
+NEEDED = ("blockbuster", "psutil", "pytest-mock", "pytest-timeout", "trustme", "truststore")
+
+ASYNCIO = (
+    *("base_events", "buffered_proto", "context", "events", "futures", "futures2", "locks"),
+    *("pep492", "protocols", "queues", "runners", "selector_events", "sendfile", "server"),
+    *("sock_lowlevel", "sslproto", "streams", "subprocess", "taskgroups", "tasks", "threads"),
+    *("timeouts", "transports", "unix_events", "waitfor"),
+)
+TRIO = (
+    *("asyncgen", "guest_mode", "instrumentation", "io", "ki", "local", "mock_clock"),
+    *("parking_lot", "run", "thread_cache", "unbounded_queue"),
+)
+TRIO_OUTER = (
+    *("channel", "file_io", "highlevel_open_tcp_listeners", "highlevel_open_tcp_stream"),
+    *("highlevel_serve_listeners", "highlevel_socket", "path", "signals", "socket", "subprocess"),
+    *("sync", "testing", "threads", "timeouts", "unix_pipes", "util", "wait_for_object"),
+)
+#: Run by `make test`: seconds, and what the exchange of names touches most.
+FAST = {
+    "asyncio": ("runners", "threads", "unix_events"),
+    "trio": ("guest_mode", "thread_cache", "signals", "threads"),
+    "anyio": ("test_from_thread.py", "test_to_thread.py", "test_pytest_plugin.py"),
+}
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments],
+        check=True,
+    )
+
+
+def fetch() -> None:
+    """What the suites need beyond what development does."""
+    stamp = BUILD / "site" / ".complete"
+    if not stamp.exists():
+        pip(
+            "install",
+            "--target",
+            str(BUILD / "site"),
+            "--no-deps",
+            *NEEDED,
+            "forbiddenfruit",
+            "cryptography",
+            "cffi",
+            "pycparser",
+        )
+        stamp.touch()
+
+
+def anyio_tests() -> Path:
+    """anyio's tests, from the archive of the version that is installed."""
+    version = importlib.metadata.version("anyio")
+    folder = BUILD / f"anyio-{version}"
+    if not folder.exists():
+        pip(
+            "download",
+            "--no-binary",
+            "anyio",
+            "--no-deps",
+            "--dest",
+            str(BUILD),
+            f"anyio=={version}",
+        )
+        with tarfile.open(BUILD / f"anyio-{version}.tar.gz") as archive:
+            archive.extractall(BUILD)
+    return folder
+
+
+def targets(suite: str, fast: bool) -> tuple[list[str], Path]:
+    """What pytest is to run, and the folder that the tests' names are relative to."""
+    if suite == "asyncio":
+        names = [name for name in ASYNCIO if not fast or name in FAST[suite]]
+        modules, folder = existing("test.test_asyncio.test_", names)
+        return ["--pyargs", *modules], folder
+    if suite == "trio":
+        inner = [name for name in TRIO if not fast or name in FAST[suite]]
+        outer = [name for name in TRIO_OUTER if not fast or name in FAST[suite]]
+        core, _ = existing("trio._core._tests.test_", inner)
+        modules, folder = existing("trio._tests.test_", outer)
+        plugin = "trio._tests.pytest_plugin"
+        return ["-p", plugin, "--pyargs", *core, *modules], folder.parent
+    fetch()
+    folder = anyio_tests()
+    return [f"tests/{name}" for name in FAST[suite]] if fast else ["tests"], folder
+
+
+def existing(prefix: str, names: list[str]) -> tuple[list[str], Path]:
+    """The modules that this Python, or this version of the package, has, and their folder."""
+    package = prefix.rpartition(".")[0]
+    probe = f"import {package} as package; print(package.__path__[0])"
+    folder = Path(
+        subprocess.run(
+            [sys.executable, "-c", probe], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
+    found = [f"{prefix}{name}" for name in names if (folder / f"test_{name}.py").exists()]
+    return found, folder
+
+
+def outcomes(suite: str, backend: str | None, fast: bool, timeout: float) -> dict[str, str]:
+    """Test to "passed", "failed" or "skipped"; of all that were reached."""
+    arguments, folder = targets(suite, fast)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    report = BUILD / f"{suite}-{backend or 'plain'}.xml"
+    report.unlink(missing_ok=True)
+    path = os.pathsep.join([str(HERE), str(ROOT), str(BUILD / "site")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    environment.pop("AEVENT_BACKEND", None)
+    # Warnings are the suites' own business; so is how slow this machine is.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["--timeout=60", f"--junitxml={report}"]
+    if suite == "anyio":
+        command += ["--timeout=60", "-m", "not network"]
+    else:
+        (BUILD / "empty.ini").write_text("[pytest]\nfaulthandler_timeout = 60\n")
+        command += ["-c", str(BUILD / "empty.ini"), "--rootdir", str(folder)]
+    if backend is not None:
+        environment["AEVENT_SUITE_BACKEND"] = backend
+        command += ["-p", "patched"]
+    with (BUILD / f"{suite}-{backend or 'plain'}.log").open("w") as log:
+        try:
+            subprocess.run(
+                [*command, *arguments],
+                cwd=folder if suite == "anyio" else BUILD,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            print(f"{suite}, {backend or 'plain'}: not done after {timeout:.0f} s, see {log.name}")
+    if not report.exists():
+        raise SystemExit(f"{suite}, {backend or 'plain'}: no report, see {log.name}")
+    found: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case}
+        if kinds & {"failure", "error"}:
+            outcome = "failed"
+        else:
+            outcome = "skipped" if "skipped" in kinds else "passed"
+        found[f"{case.get('classname')}.{case.get('name')}"] = outcome
+    return found
+
+
+def expected(suite: str) -> dict[str, str]:
+    """Pattern of a test's name to the reason why it fails."""
+    with (HERE / "expected_failures.toml").open("rb") as file:
+        table: dict[str, dict[str, str]] = tomllib.load(file)
+    return table.get(suite, {})
+
+
+def check(suite: str, backends: list[str], fast: bool, timeout: float) -> bool:
+    plain = outcomes(suite, None, fast, timeout)
+    known = expected(suite)
+    good = True
+    for backend in backends:
+        patched = outcomes(suite, backend, fast, timeout)
+        passed = {name for name, outcome in plain.items() if outcome == "passed"}
+        lost = sorted(name for name in passed if patched.get(name, "missing") != "passed")
+        listed = {name for name in lost if any(re.fullmatch(each, name) for each in known)}
+        print(
+            f"{suite}, set up for {backend}: {len(passed)} pass plainly, "
+            f"{len(passed) - len(lost)} patched, {len(listed)} listed",
+            flush=True,
+        )
+        for name in lost:
+            if name not in listed:
+                good = False
+                print(f"  {patched.get(name, 'missing')}: {name}")
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("suites", nargs="*", default=["asyncio", "trio", "anyio"])
+    parser.add_argument("--backend", action="append", choices=["native", "asyncio", "trio"])
+    parser.add_argument("--fast", action="store_true", help="the part that `make test` runs")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for one run of a suite")
+    options = parser.parse_args()
+    results = [
+        check(suite, options.backend or ["native"], options.fast, options.timeout)
+        for suite in options.suites
+    ]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
