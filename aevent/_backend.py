@@ -69,6 +69,9 @@ class HostBackend(Backend):
     #: What the host raises in a cancelled task.
     cancelled: type[BaseException]
 
+    #: The names of the options that `run` takes.
+    run_options: frozenset[str]
+
     def __init__(self) -> None:
         self._attached = 0
         self._ticking = False

@@ -80,8 +80,11 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
         )
     adapter = load(backend or default_backend())()
     before_run()
-    if not isinstance(adapter, HostBackend) and options:
-        raise TypeError(f"the native backend has no option {next(iter(options))!r}")
+    known = adapter.run_options if isinstance(adapter, HostBackend) else frozenset()
+    for option in options:
+        if option not in known:
+            choice = f": it has {', '.join(sorted(known))}" if known else ""
+            raise TypeError(f"the {adapter.name} backend has no option {option!r}{choice}")
     with _main_thread(fn) as main, _plain_interrupts():
         if isinstance(adapter, HostBackend):
             return _run_hosted(adapter, main, args, options)

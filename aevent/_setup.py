@@ -14,6 +14,7 @@ from ._backend import check_name, load
 from ._exceptions import AeventError, AeventWarning
 from ._monkey import hosts, patcher, threading
 from ._monkey import rebind as early
+from ._monkey.threading import REAL_THREADS
 
 #: What can be patched, in the order in which it is.
 MODULES = (
@@ -33,7 +34,13 @@ MODULES = (
 )
 
 
-def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bool = True) -> None:
+def setup(
+    backend: str | None = None,
+    *,
+    exclude: Iterable[str] = (),
+    rebind: bool = True,
+    real_threads: Iterable[str] = (),
+) -> None:
     """Patches the standard library and chooses the backend that `run` uses by default.
 
     `backend` is "native", "asyncio" or "trio"; default `AEVENT_BACKEND`, else native. `exclude`
@@ -43,6 +50,9 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
     What was imported earlier is searched for names that stand for what is patched now, and for
     locks that serve OS threads only; both are replaced, wherever they are held. `rebind=False`
     leaves them. What cannot be replaced is named by an `AeventWarning`; `doctor()` tells it all.
+
+    `real_threads` names packages whose own threads are to stay real, since they wait in C. gRPC's
+    do without being named.
 
     Calling it again with the same backend is fine; with another it is an error, since patched code
     is the same for all backends and `run(…, backend=…)` chooses one for a single call.
@@ -56,6 +66,7 @@ def setup(backend: str | None = None, *, exclude: Iterable[str] = (), rebind: bo
             f"exclude names {unknown[0]!r}, which aevent does not patch: choose from "
             f"{', '.join(known)}"
         )
+    REAL_THREADS.update([real_threads] if isinstance(real_threads, str) else real_threads)
     if _run.chosen_backend is not None:
         if _run.chosen_backend != name:
             raise AeventError(

@@ -109,6 +109,7 @@ class AsyncioBackend(HostBackend):
 
     name = "asyncio"
     cancelled = asyncio.CancelledError
+    run_options = frozenset({"debug", "loop_factory"})
 
     def __init__(self) -> None:
         super().__init__()

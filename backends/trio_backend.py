@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -78,6 +79,11 @@ class TrioBackend(HostBackend):
 
     name = "trio"
     cancelled = trio.Cancelled
+    run_options = frozenset(
+        name
+        for name, parameter in inspect.signature(trio.run).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    )
 
     def __init__(self) -> None:
         super().__init__()

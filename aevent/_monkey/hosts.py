@@ -19,11 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core
-from . import nested_loops, originals, patcher
-from .threading import REAL_THREADS, SystemThread
-
-#: The packages that are the hosts, and what they are made of.
-HOSTS = frozenset({"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop"})
+from . import nested_loops, originals, patcher, real_threads
+from .threading import HOSTS, SystemThread
 
 #: What tells one thread from another. A host's loop may run in a green thread, and is then that
 #: thread's; outside them these answer as the originals do.
@@ -107,6 +104,7 @@ def keep_originals() -> None:
         # Anything may stand there.
         if belongs(name) and isinstance(module, ModuleType) and _mended.get(name) is not module:
             _mend(module)
+    real_threads.prepare_loaded()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -117,7 +115,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not (belongs(fullname) or fullname.partition(".")[0] in REAL_THREADS):
+        if not (belongs(fullname) or real_threads.belongs(fullname)):
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
@@ -136,14 +134,17 @@ class _MendingLoader(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         create = getattr(self._loader, "create_module", None)
-        return None if create is None else create(spec)  # type: ignore[no-any-return]
+        return None if create is None else create(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        _mend(module)
+        if belongs(module.__name__):
+            _mend(module)
+        else:
+            real_threads.prepare(module)
 
 
 def _mend_when_loaded(spec: ModuleSpec) -> None:

@@ -76,9 +76,12 @@ def _task_of(thread: threading.Thread) -> _core.Task | None:
     return task
 
 
+#: The packages that are the hosts, and what they are made of.
+HOSTS = frozenset({"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop"})
+
 #: Packages whose own threads stay real, whoever starts them: the hosts, and those that wait in C on
 #: threads of their own. `setup(real_threads=…)` adds to them.
-REAL_THREADS = {"asyncio", "trio", "anyio", "outcome", "sniffio", "uvloop", "grpc"}
+REAL_THREADS = {*HOSTS, "grpc"}
 
 
 def start(self: threading.Thread) -> None:

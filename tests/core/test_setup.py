@@ -239,3 +239,16 @@ def test_a_thread_started_when_its_runner_has_ended_is_an_error(run: Run) -> Non
 
     run(main)
     assert kept
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("native", "the native backend has no option 'colour'"),
+        ("asyncio", "the asyncio backend has no option 'colour': it has debug, loop_factory"),
+        ("trio", "the trio backend has no option 'colour': it has clock, instruments, "),
+    ],
+)
+def test_an_option_that_the_backend_does_not_have_is_named(backend: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        aevent.run(print, backend=backend, colour="red")

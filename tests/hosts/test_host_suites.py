@@ -14,7 +14,7 @@ RUN = Path(__file__).with_name("run.py")
 
 
 @pytest.mark.parametrize("suite", ["asyncio", "trio"])
-def test_what_passes_plainly_passes_patched(suite: str, unlimited: None) -> None:
+def test_what_passes_plainly_passes_patched(suite: str) -> None:
     pytest.importorskip("test.test_asyncio" if suite == "asyncio" else "trio._tests")
     done = subprocess.run(
         [sys.executable, str(RUN), "--fast", "--backend=native", suite],
