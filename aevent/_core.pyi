@@ -14,7 +14,7 @@ Unless a docstring says otherwise:
 import _socket
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from types import FrameType, GenericAlias, ModuleType, TracebackType
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, final
 
@@ -46,6 +46,7 @@ __all__ = [
     "after_fork_in_child",
     "await_here",
     "breathe",
+    "buffered_method",
     "checkpoint",
     "checkpoint_if_cancelled",
     "current_effective_deadline",
@@ -53,15 +54,25 @@ __all__ = [
     "current_thread",
     "deliver_signal",
     "driver",
+    "file_io_methods",
+    "find_word",
     "get_host",
     "in_task",
+    "is_fifo",
     "keep_running_loops",
     "local",
     "loop_fd",
     "makes_coroutine",
     "offload",
     "on_handler_failure",
+    "open_fifo",
     "open_signalfd",
+    "opener",
+    "os_close",
+    "os_read",
+    "os_readv",
+    "os_write",
+    "os_writev",
     "print_exception",
     "queue_methods",
     "referrers",
@@ -69,6 +80,8 @@ __all__ = [
     "replace_native",
     "run_native",
     "runner_variable",
+    "set_buffered_owner",
+    "set_class_attribute",
     "set_home",
     "set_host",
     "set_signal_handler",
@@ -97,8 +110,10 @@ __all__ = [
     "thread_count",
     "thread_ident",
     "tick",
+    "wait_child",
     "wait_descriptors",
     "wait_for_handler",
+    "watch_buffered",
     "watch_signals",
 ]
 
@@ -885,6 +900,66 @@ def replace_coroutine(task: object, coroutine: object, portal: Portal[Any]) -> N
     """Has `task`, whose type hides its coroutine, go on with `portal` instead of `coroutine`.
 
     RuntimeError if the object does not hold the coroutine in exactly one place.
+    """
+
+# --- Files ----------------------------------------------------------------------------------------
+# `O_NONBLOCK` stays as it is: a file that has it says so, as it does everywhere, and none is given it.
+# Whoever waits for a descriptor that a task closes is told EBADF. RuntimeError outside a task, if the
+# call has to wait.
+
+def os_read(fd: int, length: int, /) -> bytes:
+    """`os.read` in a task."""
+
+def os_write(fd: int, data: Buffer, /) -> int:
+    """`os.write` in a task. Writes everything, unless it is cancelled in the middle."""
+
+def os_readv(fd: int, buffers: Sequence[Buffer], /) -> int:
+    """`os.readv` in a task."""
+
+def os_writev(fd: int, buffers: Sequence[Buffer], /) -> int:
+    """`os.writev` in a task. As `os_write`."""
+
+def os_close(fd: int) -> None:
+    """`os.close` in a task: whoever waits for the descriptor is woken first."""
+
+file_io_methods: dict[str, Callable[..., Any]]
+"""What the methods of `io.FileIO` are in a task, by name."""
+
+def buffered_method(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for tasks that calls `original`, a method of a buffered file, when it is its turn.
+
+    Another task that is inside, in any method of the same object, is waited for, and so is another
+    OS thread. A call from inside one's own (a signal handler's, for one) is passed on.
+    """
+
+def find_word(object: object, value: int) -> list[int]:
+    """The offsets of the machine words of an object of a type in C that hold `value`."""
+
+def set_buffered_owner(offset: int) -> None:
+    """At which offset a buffered object has the number of the thread that is inside."""
+
+def watch_buffered(classes: list[type]) -> None:
+    """The classes of which buffered objects are. Iterating over them waits its turn from now on."""
+
+def set_class_attribute(kind: type, name: str, value: object) -> None:
+    """Sets an attribute of a class that is written in C. TypeError if it has no dictionary."""
+
+def opener(original: Callable[..., Any], for_fifos: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls `original`, the builtin `open`; `for_fifos` if the path names a FIFO."""
+
+def is_fifo(path: object) -> bool:
+    """Whether a path names a FIFO. False for what names nothing, or is no path."""
+
+def open_fifo(path: bytes, flags: int, mode: int) -> int:
+    """`open(2)` in another thread. If the task gives up, nothing stays open."""
+
+# --- Child processes ------------------------------------------------------------------------------
+
+def wait_child(which: int, id: int, options: int, timeout: float | None = None) -> bool:
+    """Parks until `waitid(which, id, options)` may have something to tell: true; false after `timeout`.
+
+    Nobody is reaped, and who calls asks the system again. The end of a single process is reported by
+    a pidfd; anything else, and where there is none, by a thread that waits with WNOWAIT.
     """
 
 # --- Sockets --------------------------------------------------------------------------------------

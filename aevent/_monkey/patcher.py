@@ -24,7 +24,13 @@ patches: list[Patch] = []
 
 def _set(owner: ModuleType | type, name: str, original: Any, replacement: Any) -> None:
     patches.append(Patch(owner, name, original, replacement))
-    setattr(owner, name, replacement)
+    try:
+        setattr(owner, name, replacement)
+    except TypeError:
+        if not isinstance(owner, type):
+            raise
+        # A class that is written in C.
+        _core.set_class_attribute(owner, name, replacement)
 
 
 def make_pair(original: Any, new: Any, *, name: str, qualname: str, module: str) -> Any:
@@ -32,8 +38,13 @@ def make_pair(original: Any, new: Any, *, name: str, qualname: str, module: str)
     return _core.PatchedFunction(original, new, name, qualname, module)
 
 
-def function(owner: ModuleType, name: str, new: Callable[..., Any]) -> None:
-    """Replaces a module's function by one that decides at each call."""
+def function(
+    owner: ModuleType, name: str, new: Callable[..., Any], *, also: ModuleType | None = None
+) -> None:
+    """Replaces a module's function by one that decides at each call.
+
+    `also` is the module in C that `owner` has it from, if its name there is known to users.
+    """
     original = getattr(owner, name)
     pair = make_pair(
         original,
@@ -43,6 +54,13 @@ def function(owner: ModuleType, name: str, new: Callable[..., Any]) -> None:
         module=getattr(original, "__module__", None) or owner.__name__,
     )
     _set(owner, name, original, pair)
+    if also is not None and getattr(also, name, None) is original:
+        _set(also, name, original, pair)
+
+
+def share(owner: ModuleType, name: str, pair: Any) -> None:
+    """Puts a pair that `function` made where the same original has another name."""
+    _set(owner, name, getattr(owner, name), pair)
 
 
 def method(owner: type, name: str, new: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 mod bridge;
 mod callable;
 mod cancel_scope;
+mod child_process;
 mod children;
 mod condition;
 mod context;
@@ -14,6 +15,7 @@ mod data_stack;
 mod driving;
 mod errors;
 mod event;
+mod file;
 mod finish;
 mod heap;
 mod local;
@@ -52,6 +54,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
     module.add("Cancelled", py.get_type::<errors::Cancelled>())?;
     patched::register(module)?;
+    file::descriptors::register(module)?;
+    file::raw_io::register(module)?;
     local::register(module)?;
 
     module.add_class::<cancel_scope::CancelScope>()?;
@@ -82,6 +86,21 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
     module.add_function(wrap_pyfunction!(heap::referrers, module)?)?;
     module.add_function(wrap_pyfunction!(local::adopt_local, module)?)?;
+    module.add_function(wrap_pyfunction!(child_process::wait_child, module)?)?;
+    module.add_function(wrap_pyfunction!(file::buffered::buffered_method, module)?)?;
+    module.add_function(wrap_pyfunction!(file::buffered::find_word, module)?)?;
+    module.add_function(wrap_pyfunction!(
+        file::buffered::set_buffered_owner,
+        module
+    )?)?;
+    module.add_function(wrap_pyfunction!(
+        file::buffered::set_class_attribute,
+        module
+    )?)?;
+    module.add_function(wrap_pyfunction!(file::buffered::watch_buffered, module)?)?;
+    module.add_function(wrap_pyfunction!(file::opening::open_fifo, module)?)?;
+    module.add_function(wrap_pyfunction!(file::opening::is_fifo, module)?)?;
+    file::opening::register(module)?;
     module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
     module.add_function(wrap_pyfunction!(running_loop::keep_running_loops, module)?)?;
     module.add_function(wrap_pyfunction!(running_loop::set_running_loop, module)?)?;

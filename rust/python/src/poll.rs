@@ -1,14 +1,17 @@
 //! Waiting for descriptors that are not ours: `select`, `poll` and everything on top of them.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use aevent_runtime::clock::NEVER;
+use aevent_runtime::descriptor;
 use aevent_runtime::reactor::{Interest, OnceKey};
 use pyo3::prelude::*;
 
-use crate::errors;
-use crate::run_loop;
+use crate::errors::{self, Outcome};
+use crate::run_loop::{self, Loop};
+use crate::task::TaskRef;
 use crate::wait;
 
 /// Parks until one of `descriptors` (number, for reading, for writing) may be ready: true; false
@@ -50,18 +53,78 @@ pub fn wait_descriptors(
     let result = if failed {
         wait::check(&task).map(|()| true)
     } else {
-        // Not whatever unparks the task: that may be a deadline or a cancellation, and who is told
-        // that a descriptor is ready may call what blocks.
-        wait::park_until(py, event_loop, &task, deadline, false, |_| {
-            if keys.iter().any(|key| scheduler.has_fired(*key)) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
+        park_once(py, event_loop, &task, &keys, deadline)
     };
     for key in keys {
         scheduler.end_once(key);
     }
     Ok(result?)
+}
+
+/// How many descriptors are waited for singly, in all threads, at the moment or a little earlier.
+static WAITS: AtomicUsize = AtomicUsize::new(0);
+
+/// Parks until something is reported, or `deadline`.
+#[inline(always)]
+fn park_once(
+    py: Python<'_>,
+    event_loop: &Loop,
+    task: &TaskRef,
+    keys: &[OnceKey],
+    deadline: u64,
+) -> Outcome<bool> {
+    WAITS.fetch_add(1, Ordering::Relaxed);
+    // Not whatever unparks the task: that may be a deadline or a cancellation, and who is told that a
+    // descriptor is ready may call what blocks.
+    let result = wait::park_until(py, event_loop, task, deadline, false, |_| {
+        if keys.iter().any(|key| event_loop.scheduler.has_fired(*key)) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    WAITS.fetch_sub(1, Ordering::Relaxed);
+    result
+}
+
+/// How a wait for one descriptor ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waited {
+    /// Something was reported; the call that waits asks again.
+    Reported,
+    /// It cannot be waited for: the call would not have to.
+    Impossible,
+    /// The time is over.
+    TimedOut,
+}
+
+/// Parks until `fd` may be ready. `Err`: cancelled, interrupted, or EBADF: it was closed meanwhile.
+#[inline(never)]
+pub fn wait_for(py: Python<'_>, fd: RawFd, interest: Interest, deadline: u64) -> Outcome<Waited> {
+    let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::cooperating()) else {
+        return Err(errors::no_task("waiting for a descriptor").into());
+    };
+    let task = task.clone();
+    let generation = descriptor::generation(fd);
+    let Ok(key) = event_loop.scheduler.wait_once(fd, interest, task.clone()) else {
+        wait::check(&task)?;
+        return Ok(Waited::Impossible);
+    };
+    let result = park_once(py, event_loop, &task, &[key], deadline);
+    event_loop.scheduler.end_once(key);
+    if !result? {
+        return Ok(Waited::TimedOut);
+    }
+    if descriptor::generation(fd) != generation {
+        return Err(errors::os_error(py, libc::EBADF).into());
+    }
+    Ok(Waited::Reported)
+}
+
+/// Before `fd` is closed: whoever waits for it is woken. Costs next to nothing if nobody does.
+#[inline]
+pub fn closing(fd: RawFd) {
+    if fd >= 0 && WAITS.load(Ordering::Relaxed) != 0 {
+        run_loop::close_descriptor(fd);
+    }
 }

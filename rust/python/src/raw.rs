@@ -86,6 +86,32 @@ impl Definition {
         unsafe { ffi::PyCFunction_NewEx(self.0.get(), null_mut(), null_mut()) }
     }
 
+    /// A function object that knows `objects`, for [`known`] to get back. As [`Definition::object`].
+    ///
+    /// They live for ever, and out of the collector's sight: who looks there for those that hold a
+    /// function of the standard library shall not take it from this one.
+    ///
+    /// # Safety
+    /// The interpreter is attached.
+    pub unsafe fn that_knows<const N: usize>(
+        &'static self,
+        objects: [&Bound<'_, PyAny>; N],
+    ) -> Object {
+        let known = Box::leak(Box::new(objects.map(|object| object.clone().into_ptr())));
+        // SAFETY: the definition is static and the array leaked; the function takes a reference to
+        // the capsule, which is ours until then.
+        unsafe {
+            let capsule =
+                ffi::PyCapsule_New(std::ptr::from_mut(known).cast(), KNOWN.as_ptr(), None);
+            if capsule.is_null() {
+                return null_mut();
+            }
+            let function = ffi::PyCFunction_NewEx(self.0.get(), capsule, null_mut());
+            ffi::Py_DECREF(capsule);
+            function
+        }
+    }
+
     /// Adds the function to the module.
     pub fn add(&'static self, module: &Bound<'_, PyModule>) -> PyResult<()> {
         // SAFETY: the name is a static C string; attached, since there is a `Bound`.
@@ -110,6 +136,18 @@ impl Definition {
         };
         class.setattr(&*name.to_string_lossy(), method)
     }
+}
+
+const KNOWN: &CStr = c"aevent known";
+
+/// What a function of [`Definition::that_knows`] was given, from what it gets as `self`.
+///
+/// # Safety
+/// It is one of those, with so many objects.
+#[inline(always)]
+pub unsafe fn known<const N: usize>(this: Object) -> &'static [Object; N] {
+    // SAFETY: the capsule was made with that name, and holds a pointer to a leaked array.
+    unsafe { &*ffi::PyCapsule_GetPointer(this, KNOWN.as_ptr()).cast() }
 }
 
 /// A method of pyo3's that takes the calls which a faster one of the same name passes on.

@@ -8,7 +8,7 @@ pub mod call;
 pub mod receive;
 pub mod send;
 
-mod buffer;
+pub mod buffer;
 mod object;
 
 use std::os::fd::RawFd;

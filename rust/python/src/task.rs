@@ -118,6 +118,8 @@ pub struct State {
     pub locals: Vec<Py<PyAny>>,
     /// Its trace and profile functions, while another task's are installed.
     pub tracing: Option<Box<crate::tracing::Functions>>,
+    /// The buffered files whose methods it is in, by their addresses; see `file::buffered`.
+    pub inside: Vec<usize>,
     /// For people.
     pub name: Option<Py<PyAny>>,
 }
@@ -164,6 +166,7 @@ impl Payload {
             portal: None,
             itself: None,
             running_loop: null_mut(),
+            inside: Vec::new(),
             locals: Vec::new(),
             tracing: None,
             name: None,

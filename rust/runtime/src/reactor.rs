@@ -88,8 +88,13 @@ impl<W> Source<W> {
 
 struct Once<W> {
     generation: u32,
-    /// `None`: the slot is free.
+    /// Whether somebody will still call `end_once`.
+    in_use: bool,
+    /// `None` once it was woken.
     waiter: Option<W>,
+    /// The descriptor that the caller named.
+    of: RawFd,
+    /// What is registered; -1 when it no longer is.
     fd: RawFd,
     /// A duplicate made because the descriptor itself is registered already.
     duplicate: bool,
@@ -328,7 +333,24 @@ impl<W> Reactor<W> {
 
     /// Takes the descriptor out of the reactor before it is closed and hands everybody who waits
     /// for it to `wake`; they find its generation changed.
+    ///
+    /// Single waits are unregistered here already: until they are ended, the number may have a new
+    /// owner, whose registration must not be taken for theirs.
     pub fn closing(&mut self, fd: RawFd, mut wake: impl FnMut(W)) {
+        let waits = if self.once_free.len() == self.once.len() {
+            0
+        } else {
+            self.once.len()
+        };
+        for index in 0..waits {
+            let slot = &mut self.once[index];
+            if slot.in_use && slot.of == fd {
+                if let Some(waiter) = slot.waiter.take() {
+                    wake(waiter);
+                }
+                self.unregister_once(index);
+            }
+        }
         let Some(source) = self.sources.get_mut(fd as usize) else {
             return;
         };
@@ -352,7 +374,9 @@ impl<W> Reactor<W> {
             None => {
                 self.once.push(Once {
                     generation: 0,
+                    in_use: false,
                     waiter: None,
+                    of: -1,
                     fd: -1,
                     duplicate: false,
                 });
@@ -392,7 +416,9 @@ impl<W> Reactor<W> {
             return Err(error);
         }
         let slot = &mut self.once[index as usize];
+        slot.in_use = true;
         slot.waiter = Some(waiter);
+        slot.of = fd;
         slot.fd = polled;
         slot.duplicate = duplicate;
         Ok(OnceKey { index, generation })
@@ -401,16 +427,26 @@ impl<W> Reactor<W> {
     /// Whether the wait is over because something has happened, rather than still under way.
     pub fn has_fired(&self, key: OnceKey) -> bool {
         let slot = &self.once[key.index as usize];
-        slot.generation == key.generation && slot.fd >= 0 && slot.waiter.is_none()
+        slot.generation == key.generation && slot.in_use && slot.waiter.is_none()
     }
 
     /// Ends a single wait, whether it was reported or not.
     pub fn end_once(&mut self, key: OnceKey) {
         let slot = &mut self.once[key.index as usize];
-        if slot.generation != key.generation || slot.fd < 0 {
+        if slot.generation != key.generation || !slot.in_use {
             return;
         }
+        slot.in_use = false;
         slot.waiter = None;
+        self.unregister_once(key.index as usize);
+        self.once_free.push(key.index);
+    }
+
+    fn unregister_once(&mut self, index: usize) {
+        let slot = &mut self.once[index];
+        if slot.fd < 0 {
+            return;
+        }
         // SAFETY: if the owner has closed the descriptor meanwhile, the kernel says so and the
         // registration is gone with it.
         let _ = self
@@ -421,7 +457,6 @@ impl<W> Reactor<W> {
             unsafe { libc::close(slot.fd) };
         }
         slot.fd = -1;
-        self.once_free.push(key.index);
     }
 
     /// Has the reactor's descriptor become readable at `deadline`, for a host that waits for it.

@@ -5,10 +5,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// A buffer view, released when dropped.
-pub(super) struct View(ffi::Py_buffer);
+pub struct View(ffi::Py_buffer);
 
 impl View {
-    pub(super) fn get(object: &Bound<'_, PyAny>, flags: i32) -> PyResult<Box<Self>> {
+    pub fn get(object: &Bound<'_, PyAny>, flags: i32) -> PyResult<Box<Self>> {
         // Boxed: some exporters remember the view's address, and the stack may be copied away.
         let mut view = Box::new(Self(ffi::Py_buffer::new()));
         // SAFETY: the view is valid; on success it is released by `drop`.
@@ -21,7 +21,7 @@ impl View {
     }
 
     /// Refuses what cannot be written to in the words of CPython's argument parser.
-    pub(super) fn get_writable(object: &Bound<'_, PyAny>) -> PyResult<Box<Self>> {
+    pub fn get_writable(object: &Bound<'_, PyAny>) -> PyResult<Box<Self>> {
         Self::get(object, ffi::PyBUF_WRITABLE).map_err(|_| {
             let kind = object.get_type();
             PyTypeError::new_err(format!(
@@ -32,11 +32,11 @@ impl View {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.0.len as usize
     }
 
-    pub(super) fn pointer(&mut self) -> *mut std::ffi::c_void {
+    pub fn pointer(&mut self) -> *mut std::ffi::c_void {
         self.0.buf
     }
 }

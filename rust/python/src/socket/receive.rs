@@ -21,7 +21,7 @@ use crate::stack::Object;
 pub static RECV: Definition = Definition::positional(c"socket_recv", recv);
 
 /// The largest read that goes through the thread's scratch buffer.
-const SCRATCH: usize = 64 * 1024;
+pub const SCRATCH: usize = 64 * 1024;
 
 thread_local! {
     /// Where data arrives before its size is known. Nothing is kept in it across a switch. It stays
@@ -31,7 +31,7 @@ thread_local! {
 
 /// This thread's scratch buffer of `SCRATCH` bytes.
 #[inline(always)]
-fn scratch() -> *mut u8 {
+pub fn scratch() -> *mut u8 {
     BUFFER.with(|buffer| {
         // SAFETY: only this function refers to the vector, and lets go at once; it never shrinks.
         let buffer = unsafe { &mut *buffer.get() };
@@ -81,7 +81,7 @@ fn parse_recv(py: Python<'_>, args: &[Object]) -> Outcome<(Socket, usize, i32)> 
 }
 
 /// A new bytes object. Null with an exception set if there is no memory.
-fn bytes(data: *const u8, size: usize) -> Outcome<Object> {
+pub fn bytes(data: *const u8, size: usize) -> Outcome<Object> {
     // SAFETY: attached; `data` is valid for `size` bytes, or null for an uninitialised object.
     let bytes = unsafe { ffi::PyBytes_FromStringAndSize(data.cast(), size as isize) };
     if bytes.is_null() {
@@ -127,7 +127,7 @@ fn recv_large(py: Python<'_>, socket: Socket, size: usize, flags: i32) -> Outcom
 
 unsafe extern "C" {
     /// Documented in CPython's API, but not declared by pyo3.
-    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: isize) -> i32;
+    pub fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: isize) -> i32;
 }
 
 /// Receives by `call(fd, flags)`, and notes what the answer says about the socket's readiness.
