@@ -31,7 +31,7 @@ before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a func
 #: Called when the main function of a program has ended, or the body of a runner, before its threads
 #: are waited for; and when they all have ended, or its daemons were abandoned: true. None may wait.
 before_threads_end: list[Callable[[_core.Children], None]] = []
-after_threads_end: list[Callable[[bool], None]] = []
+after_threads_end: list[Callable[[_core.Children, bool], None]] = []
 
 #: Set when the function that `run` was given in the main thread has ended; `None` while none runs.
 #: For the green threads of that program, this is the main thread's end.
@@ -282,7 +282,7 @@ async def _end_threads(children: _core.Children, abandon: bool) -> None:
             with CancelScope(shield=True):
                 await wait(children.wait_empty())
             children.close()
-        _tell_all_ended(abandon)
+        _tell_all_ended(children, abandon)
 
 
 def _tell_of_end(children: _core.Children) -> None:
@@ -290,9 +290,9 @@ def _tell_of_end(children: _core.Children) -> None:
         tell(children)
 
 
-def _tell_all_ended(abandoned: bool) -> None:
+def _tell_all_ended(children: _core.Children, abandoned: bool) -> None:
     for tell in after_threads_end:
-        tell(abandoned)
+        tell(children, abandoned)
 
 
 def _end_threads_in_thread(children: _core.Children) -> None:
@@ -307,7 +307,7 @@ def _end_threads_in_thread(children: _core.Children) -> None:
             with CancelScope(shield=True):
                 children.wait_empty().block()
             children.close()
-        _tell_all_ended(abandon_daemons)
+        _tell_all_ended(children, abandon_daemons)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from .. import _core, _run
@@ -32,10 +33,13 @@ PRIVATE = {
 _executors: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Those whose workers were told to end because the program does.
 _ending: list[Any] = []
+#: The programs whose main function has ended, with threads that go on: they get no new workers.
+_ending_programs: list[_core.Children] = []
 
 
 def _end_workers(children: _core.Children) -> None:
     """The main function has ended: like those of a program, workers do what is left and end."""
+    _ending_programs.append(children)
     for executor in list(_executors):
         if executor._shutdown:
             continue
@@ -47,8 +51,10 @@ def _end_workers(children: _core.Children) -> None:
                 break
 
 
-def _revive(abandoned: bool) -> None:
+def _revive(children: _core.Children, abandoned: bool) -> None:
     """An executor can be used again: by the next run, or by real threads."""
+    if children in _ending_programs:
+        _ending_programs.remove(children)
     for executor in _ending[:]:
         if any(thread.is_alive() for thread in executor._threads):
             continue
@@ -71,6 +77,16 @@ def _patch_thread(module: Any) -> None:
         original(self, *args, **kwargs)
         _executors.add(self)
 
+    submit = kind.submit
+
+    def submit_in_task(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if _ending_programs and not (self._broken or self._shutdown):
+            # As when the interpreter ends: nobody would tell the worker to go.
+            task = _core.current_task()
+            if task is not None and any(task in children for children in _ending_programs):
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        return submit(self, fn, *args, **kwargs)
+
     shutdown = kind.shutdown
 
     def shutdown_in_task(self: Any, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -81,6 +97,7 @@ def _patch_thread(module: Any) -> None:
         shutdown(self, wait, cancel_futures=cancel_futures)
 
     patcher.always(kind, "__init__", __init__)
+    patcher.method(kind, "submit", submit_in_task)
     patcher.method(kind, "shutdown", shutdown_in_task)
     _executors.update(found for found in gc.get_objects() if isinstance(found, kind))
 

@@ -79,7 +79,7 @@ def _patch_pool(module: Any) -> None:
     __init__.__wrapped__ = original  # type: ignore[attr-defined]
     patcher.method(kind, "__init__", __init__)
 
-    def end_thread_pools(abandoned: bool) -> None:
+    def end_thread_pools(children: _core.Children, abandoned: bool) -> None:
         """What has lost its threads is not to be ended again when the interpreter is."""
         for pool in list(_thread_pools):
             is_green = patched_threading._task_of(pool._worker_handler) is not None

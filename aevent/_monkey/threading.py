@@ -98,7 +98,7 @@ def start(self: threading.Thread) -> None:
         import contextvars  # 3.14 and later only
 
         context = contextvars.copy_context()
-    task = _core.start_thread(self, self.daemon, _traced(self), context)
+    task = _core.start_thread(self, bool(self.daemon), _traced(self), context)
     self._aevent_task = task  # type: ignore[attr-defined]
     self._ident = task.ident  # type: ignore[attr-defined]
     self._native_id = threading.get_native_id()  # type: ignore[attr-defined]

@@ -123,10 +123,11 @@ done = []
 def late():
     "When the main function has ended, it is as at the end of a program."
     time.sleep(0.01)
-    try:
-        early.submit(print)
-    except RuntimeError as error:
-        print(error)
+    for pool in early, ThreadPoolExecutor(1):
+        try:
+            pool.submit(print)
+        except RuntimeError as error:
+            print(error)
 
 def main():
     global processes
@@ -157,7 +158,10 @@ async def asynchronous():
 aevent.run(asynchronous)
 assert "async" in done
 """
-    assert fresh_ok(script, backend) == "cannot schedule new futures after shutdown\n"
+    assert fresh_ok(script, backend) == (
+        "cannot schedule new futures after shutdown\n"
+        "cannot schedule new futures after interpreter shutdown\n"
+    )
 
 
 def test_private_names_are_those_that_this_python_has() -> None:

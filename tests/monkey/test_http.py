@@ -20,27 +20,7 @@ from typing import Any
 import pytest
 
 import aevent
-
-
-@contextmanager
-def heartbeat() -> Iterator[Callable[[], int]]:
-    """A thread that goes on meanwhile; the function tells how often it had its turn."""
-    beats = 0
-    stopped = False
-
-    def beat() -> None:
-        nonlocal beats
-        while not stopped:
-            beats += 1
-            time.sleep(0.0005)
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield lambda: beats
-    finally:
-        stopped = True
-        thread.join()
+from tests.monkey.heartbeat import heartbeat
 
 
 def at_once(count: int, fn: Callable[[int], object]) -> list[Any]:
@@ -120,10 +100,10 @@ def test_a_server_answers_clients_side_by_side() -> None:
         connection.close()
         return response.status, together, reversed_
 
-    with heartbeat() as beats, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
+    with heartbeat() as heart, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
         answers = at_once(5, fetch)
         assert answers == [(200, b"/together", b"ot %d" % number) for number in range(5)]
-        assert beats() > 1
+        assert heart.ticks
 
 
 def test_urlopen() -> None:
@@ -135,7 +115,7 @@ def test_urlopen() -> None:
         with urllib.request.urlopen(request, timeout=5) as response:
             return bytes(response.read())
 
-    with heartbeat() as beats, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
+    with heartbeat() as heart, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
         url = f"http://127.0.0.1:{address[1]}"
         assert at_once(5, fetch) == [b"%drehtegot/" % number for number in range(5)]
         with urllib.request.urlopen(f"{url}/moved", timeout=5) as response:
@@ -145,7 +125,7 @@ def test_urlopen() -> None:
         caught.value.close()
         with pytest.raises(TimeoutError, match="timed out"):
             urllib.request.urlopen(f"{url}/never", timeout=0.005)
-        assert beats() > 1
+        assert heart.ticks
 
 
 def test_a_request_is_cancelled() -> None:
@@ -205,9 +185,9 @@ def test_xmlrpc() -> None:
 
     server = ThreadingServer(("127.0.0.1", 0))
     server.register_function(add)
-    with heartbeat() as beats, serving(server) as address:
+    with heartbeat() as heart, serving(server) as address:
         assert at_once(3, call) == [10, 11, 12]
         with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{address[1]}") as proxy:
             with pytest.raises(xmlrpc.client.Fault, match="is not supported"):
                 proxy.unknown()
-        assert beats() > 1
+        assert heart.ticks

@@ -25,6 +25,7 @@ import pytest
 import trustme
 
 import aevent
+from tests.monkey.heartbeat import heartbeat
 
 
 @cache
@@ -79,30 +80,15 @@ def serving(handler: type[Conversation]) -> Iterator[int]:
         allow_reuse_address = True
 
     contexts()  # before several threads want them at once
-    beats = 0
-    stopped = False
-
-    def beat() -> None:
-        nonlocal beats
-        while not stopped:
-            beats += 1
-            time.sleep(0.0005)
-
-    with Server(("127.0.0.1", 0), handler) as server:
-        threads = [
-            threading.Thread(target=server.serve_forever, args=(0.005,)),
-            threading.Thread(target=beat),
-        ]
-        for thread in threads:
-            thread.start()
+    with Server(("127.0.0.1", 0), handler) as server, heartbeat() as heart:
+        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
+        thread.start()
         try:
             yield server.server_address[1]
         finally:
             server.shutdown()
-            stopped = True
-            for thread in threads:
-                thread.join()
-    assert beats > 1
+            thread.join()
+        assert heart.ticks
 
 
 class Smtp(Conversation):

@@ -24,6 +24,7 @@ import trio
 
 import aevent
 from aevent import _core
+from tests.monkey.heartbeat import heartbeat
 
 COUNT = 4
 
@@ -50,25 +51,11 @@ def run_in_threads(fn: Callable[[int], Any], count: int = COUNT) -> list[Any]:
 
 
 @contextlib.contextmanager
-def heartbeat(at_least: int = 3) -> Iterator[None]:
+def others_go_on(at_least: int = 3) -> Iterator[None]:
     """Fails if the others are kept from running during the body."""
-    beats = 0
-    over = False
-
-    def beat() -> None:
-        nonlocal beats
-        while not over:
-            time.sleep(0.001)
-            beats += 1
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
+    with heartbeat() as heart:
         yield
-    finally:
-        over = True
-        thread.join()
-    assert beats >= at_least
+    assert heart.ticks >= at_least
 
 
 class Rendezvous:
@@ -101,7 +88,7 @@ def test_asyncio_runs_in_several_threads_at_once() -> None:
         assert await asyncio.gather(*(asyncio.sleep(0.001, each) for each in range(3))) == [0, 1, 2]
         return number
 
-    with heartbeat():
+    with others_go_on():
         assert run_in_threads(lambda number: asyncio.run(main(number))) == list(range(COUNT))
     assert len(loops) == COUNT
     assert asyncio._get_running_loop() is None
@@ -126,7 +113,7 @@ def test_trio_runs_in_several_threads_at_once() -> None:
                 nursery.start_soon(trio.sleep, 0.001)
         return number
 
-    with heartbeat():
+    with others_go_on():
         assert run_in_threads(lambda number: trio.run(main, number)) == list(range(COUNT))
 
 
@@ -212,7 +199,7 @@ def test_the_main_task_may_run_a_loop() -> None:
         await trio.sleep(0.001)
         return "trio"
 
-    with heartbeat(1):
+    with others_go_on(1):
         assert asyncio.run(in_asyncio()) == "asyncio"
         assert trio.run(in_trio) == "trio"
         assert anyio.run(in_asyncio, backend="asyncio") == "asyncio"
@@ -254,7 +241,7 @@ def test_a_loop_in_a_background_thread_serves_others() -> None:
     def ask(number: int) -> int:
         return asyncio.run_coroutine_threadsafe(answer(number), loop).result(5)
 
-    with heartbeat(1):
+    with others_go_on(1):
         assert run_in_threads(ask) == list(range(COUNT))
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
@@ -315,7 +302,7 @@ def test_nested_loops_use_real_worker_threads() -> None:
         assert await trio.to_thread.run_sync(trio.from_thread.run, trio.sleep, 0) is None
         assert await trio.socket.getaddrinfo("localhost", 80)
 
-    with heartbeat():
+    with others_go_on():
         run_in_threads(lambda number: asyncio.run(in_asyncio()))
         run_in_threads(lambda number: trio.run(in_trio))
 
@@ -334,7 +321,7 @@ def test_nested_loops_run_child_processes() -> None:
         assert done.returncode == 0
         return bytes(done.stdout)
 
-    with heartbeat():
+    with others_go_on():
         assert run_in_threads(lambda number: asyncio.run(in_asyncio()), 2) == [b"hello\n"] * 2
         assert run_in_threads(lambda number: trio.run(in_trio), 2) == [b"hello\n"] * 2
     assert asyncio.run(in_asyncio()) == b"hello\n"
@@ -442,7 +429,7 @@ def test_blocking_portals() -> None:
         return number
 
     for library in ("asyncio", "trio"):
-        with heartbeat(1), anyio.from_thread.start_blocking_portal(library) as portal:
+        with others_go_on(1), anyio.from_thread.start_blocking_portal(library) as portal:
             assert run_in_threads(lambda number: portal.call(answer, number)) == list(range(COUNT))
 
 
@@ -462,7 +449,7 @@ def test_uvloop_waits_in_a_real_thread() -> None:
         finally:
             loop.close()
 
-    with heartbeat():
+    with others_go_on():
         assert here not in run_in_threads(program)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import queue
 import sys
 import threading
@@ -58,6 +59,18 @@ def test_errors_of_get() -> None:
             items.get_nowait()
         with pytest.raises(ValueError, match="'timeout' must be a non-negative number"):
             items.get(timeout=-1)
+
+
+def test_a_timeout_that_is_no_number_is_none() -> None:
+    # As plainly, where it is found again and again not to be over.
+    for kind in (queue.Queue, queue.LifoQueue, queue.PriorityQueue):
+        items: queue.Queue[str] = kind(1)
+        threading.Timer(0.001, items.put, ("x",)).start()
+        assert items.get(timeout=math.nan) == "x"
+        items.put("y", timeout=math.nan)
+        threading.Timer(0.001, items.get).start()
+        items.put("z", timeout=math.nan)
+        assert items.get() == "z"
 
 
 def test_join_waits_for_task_done() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.monkey.heartbeat import heartbeat
 
 NUMBER = signal.SIGUSR1
 Handler = Callable[[int, Any], object]
@@ -52,24 +53,6 @@ def in_thread(fn: Callable[..., object], *args: object) -> threading.Thread:
 
 def send(number: int = NUMBER) -> None:
     os.kill(os.getpid(), number)
-
-
-@contextlib.contextmanager
-def heartbeat() -> Iterator[list[float]]:
-    beats: list[float] = []
-    over = False
-
-    def beat() -> None:
-        while not over:
-            beats.append(time.monotonic())
-            time.sleep(0.001)
-
-    thread = in_thread(beat)
-    try:
-        yield beats
-    finally:
-        over = True
-        thread.join()
 
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
@@ -220,12 +203,12 @@ def test_a_thread_that_computes_is_preempted_for_a_handler() -> None:
 
 def test_signals_that_came_from_outside_are_handled_while_everybody_waits() -> None:
     got = threading.Event()
-    with handled(lambda number, frame: got.set()), heartbeat() as beats:
+    with handled(lambda number, frame: got.set()), heartbeat() as heart:
         child = subprocess.Popen(["kill", "-USR1", str(os.getpid())])
         assert got.wait(5)
         child.wait()
         time.sleep(0.002)
-        assert beats
+        assert heart.ticks
 
 
 def test_alarms_and_interval_timers_reach_the_program() -> None:
@@ -294,12 +277,12 @@ def test_a_wakeup_descriptor_of_the_program() -> None:
 
 
 def test_sigtimedwait_takes_its_time() -> None:
-    with blocked(NUMBER), heartbeat() as beats:
+    with blocked(NUMBER), heartbeat() as heart:
         began = time.monotonic()
         assert signal.sigtimedwait([NUMBER], 0.02) is None
         assert 0.02 <= time.monotonic() - began < 1
         assert signal.sigtimedwait([NUMBER], 0) is None
-        assert len(beats) > 2
+        assert heart.ticks > 2
     for wrong in (-1, "1"):
         with pytest.raises((ValueError, TypeError)):
             signal.sigtimedwait([NUMBER], wrong)  # type: ignore[arg-type]

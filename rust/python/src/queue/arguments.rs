@@ -33,7 +33,11 @@ pub(super) unsafe fn deadline(block: Object, timeout: Object) -> Result<Option<u
         } else {
             whole(timeout).ok_or(())? as f64
         };
-        if seconds.is_nan() || seconds < 0.0 {
+        if seconds.is_nan() {
+            // The original asks again and again whether it is over, which it never is.
+            return Ok(Some(NEVER));
+        }
+        if seconds < 0.0 {
             return Err(());
         }
         Ok(Some(wait::deadline_after(seconds)))
