@@ -33,6 +33,7 @@ MODULES = (
     "ssl",
     "signal",
     "atexit",
+    "importlib",
     "concurrent.futures",
     "multiprocessing",
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import _imp
+import functools
 import importlib
+import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +130,97 @@ def test_a_real_thread_waits_for_a_green_ones_import() -> None:
 
         _together(green, real)
     assert done == [1, 1]
+
+
+def test_the_import_lock_is_held_by_one_green_thread() -> None:
+    order: list[str] = []
+
+    def work(name: str) -> None:
+        _imp.acquire_lock()
+        _imp.acquire_lock()
+        try:
+            order.append(name)
+            time.sleep(0.001)
+            order.append(name)
+        finally:
+            _imp.release_lock()
+            _imp.release_lock()
+
+    with heartbeat() as heart:
+        _together(*(functools.partial(work, name) for name in "abc"))
+        assert heart.ticks
+    assert order == ["a", "a", "b", "b", "c", "c"]
+    assert not _imp.lock_held()
+    with pytest.raises(RuntimeError):
+        _imp.release_lock()
+
+
+def test_a_fork_waits_for_the_import_lock() -> None:
+    """Its child must not see a module half-way, and has the lock for itself."""
+    entered, order = threading.Event(), []
+
+    def work() -> None:
+        _imp.acquire_lock()
+        entered.set()
+        time.sleep(0.005)
+        order.append("complete")
+        _imp.release_lock()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    entered.wait()
+    child = os.fork()
+    if not child:
+        try:
+            _imp.acquire_lock()
+            _imp.release_lock()
+            os._exit(0 if order == ["complete"] and not _imp.lock_held() else 1)
+        finally:
+            os._exit(2)
+    assert order == ["complete"]
+    assert os.waitpid(child, 0) == (child, 0)
+    thread.join()
+    assert not _imp.lock_held()
+
+
+def test_a_fork_under_the_import_lock() -> None:
+    _imp.acquire_lock()
+    child = os.fork()
+    _imp.release_lock()
+    if not child:
+        os._exit(1 if _imp.lock_held() else 0)
+    assert os.waitpid(child, 0) == (child, 0)
+    assert not _imp.lock_held()
+
+
+def test_a_real_thread_forks_while_a_green_one_has_the_import_lock() -> None:
+    def fork() -> int:
+        child = os.fork()
+        if not child:
+            os._exit(_take_and_leave())
+        return os.waitpid(child, 0)[1]
+
+    entered, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        _imp.acquire_lock()
+        entered.set()
+        time.sleep(0.005)
+        _imp.release_lock()
+        go_on.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    entered.wait()
+    assert aevent.offload(fork) == 0
+    go_on.set()
+    thread.join()
+
+
+def _take_and_leave() -> int:
+    """In the child, whose only thread is a real one."""
+    aevent.run(lambda: (_imp.acquire_lock(), _imp.release_lock()), backend="native")
+    return 1 if _imp.lock_held() else 0
 
 
 @pytest.mark.parametrize("name", ["json.tool", "wave"])

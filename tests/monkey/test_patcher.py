@@ -10,6 +10,7 @@ import queue
 import select
 import selectors
 import socket
+import subprocess
 import threading
 import time
 from typing import Any
@@ -55,6 +56,18 @@ def test_originals_are_at_hand() -> None:
         assert callable(patched._aevent_orig), patched
         assert callable(patched._aevent_new), patched
         assert patched._aevent_orig is not patched, patched
+
+
+def test_a_patched_function_can_be_looked_into() -> None:
+    """Programs count the arguments of a function by its `__code__`."""
+    init: Any = subprocess.Popen.__init__
+    original = init._aevent_orig
+    assert init.__code__ is original.__code__
+    assert init.__defaults__ == original.__defaults__
+    assert init.__kwdefaults__ == original.__kwdefaults__
+    assert init.__annotations__ == original.__annotations__
+    # What is written in C has none.
+    assert not hasattr(time.sleep, "__code__")
 
 
 def test_select_tells_which_applies() -> None:

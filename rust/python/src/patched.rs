@@ -6,6 +6,7 @@
 //! builtin function; `PatchedMethod` does, and says so to the interpreter, so that a method call
 //! makes no bound method.
 
+use std::ffi::CStr;
 use std::os::raw::{c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
@@ -70,6 +71,15 @@ impl Direct {
         }
     }
 }
+
+/// What programs look up on a function in Python, if the original has it.
+const DESCRIPTION: [&CStr; 5] = [
+    c"__doc__",
+    c"__code__",
+    c"__defaults__",
+    c"__kwdefaults__",
+    c"__annotations__",
+];
 
 /// The callable that applies to the caller. Borrowed.
 #[inline(always)]
@@ -163,7 +173,7 @@ unsafe extern "C" fn new(kind: *mut ffi::PyTypeObject, args: Object, kwargs: Obj
             ffi::Py_DECREF(object);
             return null_mut();
         }
-        let mut entries = vec![
+        let entries = [
             (c"__name__", name),
             (c"__qualname__", qualname),
             (c"__module__", module),
@@ -171,20 +181,25 @@ unsafe extern "C" fn new(kind: *mut ffi::PyTypeObject, args: Object, kwargs: Obj
             (c"_aevent_orig", original),
             (c"_aevent_new", replacement),
         ];
-        let documentation = ffi::PyObject_GetAttrString(original, c"__doc__".as_ptr());
-        if documentation.is_null() {
-            ffi::PyErr_Clear();
-        } else {
-            entries.push((c"__doc__", documentation));
-        }
         for (key, value) in entries {
             if ffi::PyDict_SetItemString(dict, key.as_ptr(), value) < 0 {
-                ffi::Py_XDECREF(documentation);
                 ffi::Py_DECREF(object);
                 return null_mut();
             }
         }
-        ffi::Py_XDECREF(documentation);
+        for key in DESCRIPTION {
+            let value = ffi::PyObject_GetAttrString(original, key.as_ptr());
+            if value.is_null() {
+                ffi::PyErr_Clear();
+                continue;
+            }
+            let result = ffi::PyDict_SetItemString(dict, key.as_ptr(), value);
+            ffi::Py_DECREF(value);
+            if result < 0 {
+                ffi::Py_DECREF(object);
+                return null_mut();
+            }
+        }
         object
     }
 }
@@ -285,16 +300,16 @@ struct Tables {
 
 fn tables() -> &'static mut Tables {
     let offset = |field: usize| field as ffi::Py_ssize_t;
-    let member = |name: &'static std::ffi::CStr, field: usize| ffi::PyMemberDef {
+    let member = |name: &'static CStr, field: usize| ffi::PyMemberDef {
         name: name.as_ptr(),
         type_code: ffi::Py_T_PYSSIZET,
         offset: offset(field),
         flags: ffi::Py_READONLY,
         doc: std::ptr::null(),
     };
-    let method = |name: &'static std::ffi::CStr,
+    let method = |name: &'static CStr,
                   function: ffi::PyCFunction,
-                  doc: &'static std::ffi::CStr| {
+                  doc: &'static CStr| {
         ffi::PyMethodDef {
             ml_name: name.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer {
@@ -354,8 +369,8 @@ fn tables() -> &'static mut Tables {
 
 fn make_type<'py>(
     py: Python<'py>,
-    name: &'static std::ffi::CStr,
-    documentation: &'static std::ffi::CStr,
+    name: &'static CStr,
+    documentation: &'static CStr,
     binds: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let tables = tables();

@@ -1,0 +1,74 @@
+"""`importlib`: the import lock, which keeps the green threads of an OS thread apart as well.
+
+Under it the import system finds the lock of a module or makes one, and `imp.acquire_lock()` gave it
+to programs. It is the OS thread's: to the interpreter, all green threads of one are the same. So a
+task takes a lock of ours first. The locks of the modules themselves are made of `_thread`'s, which
+are patched; so two green threads can import the same module while that waits for something.
+
+A fork waits until nobody else holds the lock, and its child has it free, as in the interpreter.
+"""
+
+from __future__ import annotations
+
+import _imp  # the names that the import system itself uses; `imp` has ended with Python 3.11
+import os
+
+from .. import _core
+from . import patcher
+
+_lock = _core.RLock()
+_acquire, _release = _imp.acquire_lock, _imp.release_lock
+
+
+def acquire_lock() -> None:
+    if _core.in_task():
+        _lock.acquire()
+        try:
+            _acquire()
+        except BaseException:
+            _lock.release()
+            raise
+    else:
+        _acquire()
+
+
+def release_lock() -> None:
+    _release()
+    # Asked of the lock, not of the moment: it may have been acquired under `native()`.
+    if _core.in_task() and _lock._is_owned():
+        _lock.release()
+
+
+class _Fork:
+    """What a fork does with the lock. One at a time: the lock is held from beginning to end."""
+
+    held = False
+
+    def before(self) -> None:
+        if _core.in_task():
+            _lock.acquire()
+            self.held = True
+
+    def after_in_parent(self) -> None:
+        if self.held:
+            self.held = False
+            _lock.release()
+
+    def after_in_child(self) -> None:
+        if self.held and _lock._is_owned():
+            self.after_in_parent()
+        else:
+            # Whoever had it is left behind in the parent.
+            self.held = False
+            _lock._at_fork_reinit()
+
+
+def patch() -> None:
+    patcher.always(_imp, "acquire_lock", acquire_lock)
+    patcher.always(_imp, "release_lock", release_lock)
+    fork = _Fork()
+    os.register_at_fork(
+        before=fork.before,
+        after_in_parent=fork.after_in_parent,
+        after_in_child=fork.after_in_child,
+    )
