@@ -122,6 +122,25 @@ def test_what_a_handler_raises_comes_out_where_main_is_parked() -> None:
     holder.join()
 
 
+def test_what_a_handler_raises_comes_out_of_calls_that_never_wait() -> None:
+    """Also if the loop notices the signal, when such a call lets others run."""
+
+    def handler(number: int, frame: object) -> None:
+        raise ZeroDivisionError
+
+    reader, writer = os.pipe()
+    with handled(handler, signal.SIGALRM), open(reader, "rb"), open(writer, "wb") as file:
+        for _ in range(30):
+            give_up = time.monotonic() + 10
+            with pytest.raises(ZeroDivisionError):
+                signal.setitimer(signal.ITIMER_REAL, 0.002)
+                while time.monotonic() < give_up:
+                    for _ in range(100):
+                        file.write(b"x")
+                        file.flush()
+                    os.read(reader, 1000)
+
+
 def test_what_a_handler_raises_ends_no_other_thread() -> None:
     def handler(number: int, frame: object) -> None:
         raise Stop

@@ -465,7 +465,11 @@ impl Loop {
             if self.driver.get() == Driver::Native {
                 self.look();
                 if !self.scheduler.has_ready() {
-                    return Ok(());
+                    // The handler of a signal that was noticed may have raised.
+                    return match current() {
+                        Some(me) => wait::check_interrupt(&me),
+                        None => Ok(()),
+                    };
                 }
             }
         }
@@ -483,7 +487,8 @@ impl Loop {
         // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
         let me = unsafe { &*pointer };
         self.leave(me)?;
-        self.call_handlers(me)
+        self.call_handlers(me)?;
+        wait::check_interrupt(me)
     }
 
     /// `time.sleep(0)` of a green thread while others are ready: the whole of it, and hardly anything on

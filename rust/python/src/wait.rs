@@ -47,6 +47,15 @@ pub fn check(task: &TaskRef) -> Outcome<()> {
     Ok(())
 }
 
+/// Raises what waits for the running task, other than its cancellation.
+#[inline(always)]
+pub fn check_interrupt(task: &Task<Payload>) -> Outcome<()> {
+    if task.payload.state().interrupt.is_some() {
+        return Err(take_interrupt(task).into());
+    }
+    Ok(())
+}
+
 /// Whether [`check`] would raise.
 #[inline(always)]
 pub fn is_to_raise(task: &Task<Payload>) -> bool {
