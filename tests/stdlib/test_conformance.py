@@ -16,6 +16,8 @@ RUN = Path(__file__).with_name("run.py")
 #: A few seconds each.
 QUICK = (
     "test_threading_local",
+    "test_thread",
+    "test_fork1",
     "test_queue",
     "test_sched",
     "test_select",

@@ -307,18 +307,15 @@ fn tables() -> &'static mut Tables {
         flags: ffi::Py_READONLY,
         doc: std::ptr::null(),
     };
-    let method = |name: &'static CStr,
-                  function: ffi::PyCFunction,
-                  doc: &'static CStr| {
-        ffi::PyMethodDef {
+    let method =
+        |name: &'static CStr, function: ffi::PyCFunction, doc: &'static CStr| ffi::PyMethodDef {
             ml_name: name.as_ptr(),
             ml_meth: ffi::PyMethodDefPointer {
                 PyCFunction: function,
             },
             ml_flags: ffi::METH_NOARGS,
             ml_doc: doc.as_ptr(),
-        }
-    };
+        };
     // Leaked: a type refers to its tables as long as the process lives.
     Box::leak(Box::new(Tables {
         methods: [
