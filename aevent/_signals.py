@@ -19,6 +19,8 @@ from ._monkey import originals
 _signal: Callable[[int, Any], Any] = originals.saved["signal"]["signal"]
 _getsignal: Callable[[int], Any] = originals.saved["signal"]["getsignal"]
 _set_wakeup_fd: Callable[..., int] = originals.saved["signal"]["set_wakeup_fd"]
+# As the interpreter sees it: in a process that a green thread has forked, the program's is another.
+_main_thread: Callable[[], threading.Thread] = threading.main_thread
 
 #: Whether the default handler of SIGINT is delivered to a main task of ours, too.
 _interrupts_are_ours = False
@@ -29,7 +31,7 @@ _pipe: tuple[int, int] | None = None
 
 def in_main_os_thread() -> bool:
     """Whether the caller is in the thread in which the interpreter calls signal handlers."""
-    return threading.main_thread().ident == originals.get_ident()
+    return _main_thread().ident == originals.get_ident()
 
 
 def set_handler(number: int, handler: Any) -> Any:

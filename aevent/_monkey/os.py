@@ -10,6 +10,7 @@ import os
 import posix
 import select
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -257,6 +258,39 @@ def _make_system(original: Callable[[Any], int]) -> Callable[[Any], int]:
     return system
 
 
+#: As the system knows the threads that wait for us where nothing else can.
+_HELPERS = ("aevent-offload", "async-io", "blocking-")
+
+
+def _has_only_helpers() -> bool:
+    """Whether this is the only thread of the process, but for those that are nobody's business."""
+    others = 0
+    for number in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{number}/comm", encoding="utf-8", errors="replace") as file:
+            others += not file.read().startswith(_HELPERS)
+    return others == 1
+
+
+def _make_fork(original: Callable[[], Any]) -> Callable[[], Any]:
+    """Since 3.12 it warns if the system knows of more threads than one: of ours, too."""
+
+    def fork() -> Any:
+        # Before: a helper that begins meanwhile is harmless, and one that ends might be missed.
+        try:
+            quiet = _has_only_helpers()
+        except OSError:
+            quiet = False  # no /proc, or a thread that just ended
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = original()
+        for warning in caught:
+            if not (quiet and warning.category is DeprecationWarning):
+                warnings.warn(warning.message, stacklevel=2)
+        return result
+
+    return fork
+
+
 #: Sets of functions, by which programs ask what is possible.
 _FEATURES = (
     os.supports_dir_fd,
@@ -285,6 +319,9 @@ def patch() -> None:
         "writev": _core.os_writev,
         "lockf": _make_lockf(os.lockf),
     }
+    if sys.version_info >= (3, 12):
+        replacements["fork"] = _make_fork(os.fork)
+        replacements["forkpty"] = _make_fork(os.forkpty)
     # As far as the C library has them.
     for name, make in (
         ("eventfd_read", _make_eventfd_read),

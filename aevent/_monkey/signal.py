@@ -20,7 +20,7 @@ _pthread_kill: Callable[[int, int], None] = _saved["pthread_kill"]
 
 
 def _check_main(name: str) -> None:
-    if _core.thread_ident() is not None:
+    if not threading.is_main():
         raise ValueError(f"{name} only works in main thread of the main interpreter")
 
 

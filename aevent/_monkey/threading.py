@@ -7,6 +7,7 @@ used only as far as `PRIVATE` lists it.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -164,7 +165,7 @@ def _join_system_thread(self: threading.Thread, timeout: float | None = None) ->
 
 def _main_over(thread: threading.Thread) -> _core.Event | None:
     """If it is the main thread, as a green thread of its program sees it: what tells its end."""
-    if thread is threading.main_thread() and _core.thread_ident() is not None:
+    if thread is _orig["main_thread"]() and _core.thread_ident() is not None:
         return _run.main_over
     return None
 
@@ -213,6 +214,9 @@ def current_thread() -> threading.Thread:
     if thread is not None:
         return thread
     if _core.thread_ident() is None:
+        main: threading.Thread = _orig["main_thread"]()
+        if _survivor is not None and originals.get_ident() == main.ident:
+            return main_thread()  # the program's end, in a process that a green thread forked
         system: threading.Thread = _orig["current_thread"]()
         return system
     task = _core.current_task()
@@ -238,18 +242,59 @@ def _deprecated(name: str, new: str, function: Callable[[], Any]) -> Callable[[]
 #: What `_active` was before a fork: the module's own hook empties it in the child.
 _at_fork: dict[int, threading.Thread] = {}
 
+#: Who forks: the process, and the identifier of the green thread, if it is one.
+_forking: tuple[int, int | None] | None = None
+
+#: In a process that a green thread has forked: its identifier. It is the main thread there.
+_survivor: int | None = None
+_survivor_thread: threading.Thread | None = None
+
 
 def before_fork() -> None:
+    global _forking
+    _forking = os.getpid(), _core.thread_ident()
     _at_fork.update(_active)
 
 
 def after_fork_in_parent() -> None:
+    global _forking
+    _forking = None
     _at_fork.clear()
+
+
+def is_main() -> bool:
+    """Whether the caller is in the main thread, if it is in a task; else true."""
+    me = _core.thread_ident()
+    if me is None or me == _survivor:
+        return True
+    # A hook of somebody else's, such as asyncio's, may ask before ours has run in the child.
+    return _forking is not None and _forking[1] == me and _forking[0] != os.getpid()
+
+
+def main_thread() -> threading.Thread:
+    """The main thread. In a process that a green thread has forked, that thread."""
+    global _survivor_thread
+    if _survivor is not None and _survivor_thread is None:
+        # It was started as a bare thread, and nobody has asked for its object.
+        _survivor_thread = _active.get(_survivor)
+        if _survivor_thread is None and _core.thread_ident() == _survivor:
+            _survivor_thread = current_thread()
+    if _survivor_thread is not None:
+        return _survivor_thread
+    thread: threading.Thread = _orig["main_thread"]()
+    return thread
 
 
 def after_fork_in_child() -> None:
     """Of the green threads only the one that forked is alive."""
+    global _forking, _survivor, _survivor_thread
+    _forking = None
     me = _core.thread_ident()
+    if me is not None and me != _survivor:
+        _survivor, _survivor_thread = me, _at_fork.get(me)
+        _active.pop(originals.get_ident(), None)
+        _run.main_over = _core.Event()
+        _run.main_over.set()
     for ident, thread in _at_fork.items():
         if _task_of(thread) is None:
             continue
@@ -279,7 +324,7 @@ def patch() -> None:
     _core.set_thread_hooks(_Thread.run, _report, _active)
     for name in ("start", "join", "is_alive", "__repr__"):
         _orig[name] = getattr(_Thread, name)
-    for name in ("current_thread", "gettrace", "getprofile"):
+    for name in ("current_thread", "main_thread", "gettrace", "getprofile"):
         _orig[name] = getattr(threading, name)
     # The original classes make their locks by these; a `Condition` or a `Queue` of before then
     # waits in the task that asks, like later ones.
@@ -310,6 +355,7 @@ def patch() -> None:
         patcher.hybrid(threading, name, kind)
     patcher.function(threading, "get_ident", get_ident)
     patcher.always(threading, "current_thread", current_thread)
+    patcher.always(threading, "main_thread", main_thread)
     if hasattr(threading, "currentThread"):
         deprecated = _deprecated("currentThread", "current_thread", current_thread)
         patcher.always(threading, "currentThread", deprecated)

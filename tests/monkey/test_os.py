@@ -16,6 +16,7 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -441,3 +442,43 @@ def test_a_forked_child_reads_and_writes() -> None:
         os.write(writer, b"ab")
         assert os.read(back, 10) == b"abab"
         assert os.waitpid(pid, 0) == (pid, 0)
+
+
+def test_forking_warns_of_real_threads_only(fresh_ok: Any, backend: str) -> None:
+    script = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import os, pty, threading, time, warnings
+import socket
+
+def forks():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        child, fd = pty.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(fd)
+    return [warning.filename for warning in caught]
+
+def main():
+    socket.getaddrinfo("localhost", 80)  # done by a helper
+    threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+    assert forks() == [], "of our own"
+    release = threading.Event()
+    with aevent.native():
+        real = threading.Thread(target=release.wait)
+        real.start()
+    expected = [__file__, pty.__file__] if sys.version_info >= (3, 12) else []
+    assert forks() == expected, expected
+    release.set()
+    real.join()
+
+aevent.run(main)
+"""
+    fresh_ok(script, backend)

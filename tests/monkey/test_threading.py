@@ -384,6 +384,60 @@ aevent.run(main)
     fresh_ok(script, backend)
 
 
+def test_a_green_thread_that_forked_is_the_main_thread_of_the_child(
+    fresh_ok: Any, backend: str
+) -> None:
+    script = """
+import asyncio, sys
+import aevent
+aevent.setup(sys.argv[1])
+import os, signal, threading
+
+def checks(main):
+    me = threading.current_thread()
+    assert threading.main_thread() is me and threading.enumerate() == [me]
+    assert not main.is_alive()
+    main.join()
+    called = []
+    signal.signal(signal.SIGUSR1, lambda *_: called.append(threading.current_thread()))
+    signal.raise_signal(signal.SIGUSR1)
+    threading.Event().wait(0.001)
+    assert called == [me], called
+    thread = threading.Thread(target=lambda: called.append(threading.main_thread()))
+    thread.start()
+    thread.join()
+    assert called == [me, me]
+    grandchild = os.fork()
+    if grandchild == 0:
+        assert threading.main_thread() is me
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) == 9
+
+def fork(main):
+    child = os.fork()
+    if child == 0:
+        try:
+            checks(main)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(10)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+    assert threading.main_thread() is main and main.is_alive()
+
+def main():
+    main = threading.current_thread()
+    thread = threading.Thread(target=fork, args=(main,))
+    thread.start()
+    thread.join()
+    assert threading.main_thread() is main
+
+aevent.run(main)
+"""
+    fresh_ok(script, backend)
+
+
 def test_the_table_of_private_names_is_true() -> None:
     import socket
 

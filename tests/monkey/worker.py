@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 
 path, backend = sys.argv[1:]
 sys.path.insert(0, os.getcwd())
@@ -22,6 +23,9 @@ aevent.setup(backend)
 
 #: Seconds for one test; then every stack is written out and the process ends.
 TIMEOUT = 10.0
+
+# faulthandler's watchdog is a thread of the system's.
+warnings.filterwarnings("ignore", ".*is multi-threaded", DeprecationWarning)
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
