@@ -22,9 +22,6 @@ from typing import Any, NamedTuple, NoReturn
 from . import _core, _run, run, setup
 from ._exceptions import AeventError
 
-#: What `python -m` itself calls, and what ends a process, with the Pythons that have it.
-PRIVATE = {"runpy._run_module_as_main": "3.10-3.14", "atexit._run_exitfuncs": "3.10-3.14"}
-
 USAGE = """\
 usage: python -m aevent [--backend BACKEND] [--exclude MODULE]... PROGRAM [argument]...
 

@@ -20,15 +20,6 @@ from . import patcher
 from . import threading as patched_threading
 from .multiprocessing import natively
 
-#: Private names that are used here, by module, and the Pythons that have them. A test compares.
-PRIVATE = {
-    "concurrent.futures.thread": {},
-    "concurrent.futures.process": {
-        "_ExecutorManagerThread": "3.10-3.14",
-        "ProcessPoolExecutor._spawn_process": "3.10-3.14",
-    },
-}
-
 #: All executors with threads.
 _executors: weakref.WeakSet[Any] = weakref.WeakSet()
 #: Those whose workers were told to end because the program does.

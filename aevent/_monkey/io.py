@@ -21,10 +21,6 @@ from .. import _core
 from . import originals, patcher
 from .os import _open_fifo
 
-#: Private things of CPython that are relied on, and the Pythons that have them. A test compares.
-#: Buffered objects have a field that says which thread is inside, wherever it lies in them.
-PRIVATE = {"BufferedReader.owner": "3.10-3.13"}
-
 _open = io.open
 _input = builtins.input
 _BUFFERED = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)

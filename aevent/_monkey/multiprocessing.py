@@ -20,18 +20,6 @@ from .._imports import when_imported
 from . import originals, patcher
 from . import threading as patched_threading
 
-#: Private names that are used here, by module, and the Pythons that have them. A test compares.
-PRIVATE = {
-    "multiprocessing.connection": {
-        "Connection._send": "3.10-3.14",
-        "Connection._recv": "3.10-3.14",
-    },
-    "multiprocessing.pool": {"Pool._terminate_pool": "3.10-3.14"},
-    "multiprocessing.queues": {"Queue._start_thread": "3.10-3.14"},
-    "multiprocessing.util": {"_exit_function": "3.10-3.14"},
-    "threading": {"_shutdown": "3.10-3.14"},
-}
-
 
 def natively(original: Callable[..., Any]) -> Callable[..., Any]:
     """`original`, not cooperating: threads that it starts are real, processes are plain ones."""

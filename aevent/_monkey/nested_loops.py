@@ -17,14 +17,6 @@ from .. import _core
 from . import originals, signal
 from .select import Patience
 
-#: Private names of the hosts' that are used here. A test looks whether they are still there.
-PRIVATE = {
-    "asyncio.events": ("_set_running_loop", "BaseDefaultEventLoopPolicy._Local"),
-    "asyncio.base_events": ("BaseEventLoop.run_in_executor",),
-    "trio._core._io_epoll": ("EpollIOManager.get_events",),
-    "trio._core._run": ("run", "GLOBAL_RUN_CONTEXT", "Runner.deliver_ki"),
-}
-
 # --- what belongs to a thread ---------------------------------------------------------------------
 
 #: A local's identity to itself, so that it stays alive, and to what it was exchanged for.

@@ -17,15 +17,6 @@ from typing import Any
 from .. import _core
 from . import patcher
 
-#: Private names of `socket` that are used here, and the Pythons that have them. A test compares.
-PRIVATE = {
-    "_GiveupOnSendfile": "3.10-3.14",
-    "socket._accept": "3.10-3.14",
-    "socket._check_sendfile_params": "3.10-3.14",
-    "socket._sendfile_use_send": "3.10-3.14",
-    "socket._sendfile_use_sendfile": "3.10-3.14",
-}
-
 _orig: dict[str, Any] = {}
 _getaddrinfo = _socket.getaddrinfo
 _os_sendfile = os.sendfile

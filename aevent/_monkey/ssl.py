@@ -15,14 +15,6 @@ from typing import Any
 from .. import _core
 from . import patcher
 
-#: Private names of `ssl` that are used here, and the Pythons that have them. A test compares.
-PRIVATE = {
-    "SSLSocket._sslobj": "3.10-3.14",
-    "SSLSocket._checkClosed": "3.10-3.14",
-    "SSLSocket._check_connected": "3.10-3.14",
-    "SSLSocket._create": "3.10-3.14",
-}
-
 _ssl_read = _core.ssl_read
 _ssl_write = _core.ssl_write
 _ssl_call = _core.ssl_call

@@ -2,7 +2,7 @@
 
 `Thread` stays the class it is; its methods decide. A thread is green from its `start()` on, for
 good, and so are `join()`, `ident` and the rest for whoever asks. What the module keeps to itself is
-used only as far as `PRIVATE` lists it.
+used only as far as tests/project/test_private_names.py lists it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,6 @@ from .. import _core, _run
 from . import originals, patcher
 from ._thread import get_ident
 from .sys import setprofile, settrace
-
-#: Private names of `threading` that are used here, and the Pythons that have them. A test compares.
-PRIVATE = {
-    "Thread._initialized": "3.10-3.14",
-    "Thread._started": "3.10-3.14",
-    "Thread._ident": "3.10-3.14",
-    "Thread._native_id": "3.10-3.14",
-    "Thread._invoke_excepthook": "3.10-3.14",
-    "_CRLock": "3.10-3.14",
-    "_active": "3.10-3.14",
-    "_DummyThread": "3.10-3.14",
-    "_allocate_lock": "3.10-3.14",
-}
 
 _Thread = originals.SystemThread
 _orig: dict[str, Any] = {}

@@ -11,9 +11,6 @@ from typing import Any
 
 from .. import _core
 
-#: Private names of psycopg that are used if they are there.
-PRIVATE = ("psycopg.connection._INTERRUPTED",)
-
 
 def apply(waiting: ModuleType) -> bool:
     """Replaces `waiting.wait` by a function that decides at each call."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -11,8 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from aevent import __main__ as command
 
 pytestmark = pytest.mark.slow
 
@@ -334,9 +331,3 @@ def test_the_environment_chooses_the_backend(tmp_path: Path) -> None:
         text=True,
     )
     assert (done.stdout, done.stderr) == ("asyncio\n", "")
-
-
-def test_private_names_are_there() -> None:
-    for name in command.PRIVATE:
-        module, _, function = name.partition(".")
-        assert callable(getattr(importlib.import_module(module), function))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
 import multiprocessing
 import threading
 import time
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 import aevent
-from aevent._monkey import concurrent_futures as patched
 from tests.monkey.heartbeat import heartbeat
 
 fork = multiprocessing.get_context("fork")
@@ -162,11 +160,3 @@ assert "async" in done
         "cannot schedule new futures after shutdown\n"
         "cannot schedule new futures after interpreter shutdown\n"
     )
-
-
-def test_private_names_are_those_that_this_python_has() -> None:
-    for module, names in patched.PRIVATE.items():
-        for name in names:
-            owner: Any = importlib.import_module(module)
-            for part in name.split("."):
-                owner = getattr(owner, part)

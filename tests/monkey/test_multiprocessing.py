@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import aevent
-from aevent._monkey import multiprocessing as patched
 from tests.monkey.heartbeat import TICKS, heartbeat
 
 fork = multiprocessing.get_context("fork")
@@ -360,13 +359,3 @@ def test_a_lock_class_is_pickled_for_a_process_that_is_not_patched() -> None:
 def _global_of(pickled: bytes) -> str:
     module, name = pickled.partition(b"c")[2].decode().splitlines()[:2]
     return f"{module} {name}"
-
-
-def test_private_names_are_those_that_this_python_has() -> None:
-    import importlib
-
-    for module, names in patched.PRIVATE.items():
-        for name in names:
-            owner: Any = importlib.import_module(module)
-            for part in name.split("."):
-                owner = getattr(owner, part)

@@ -453,19 +453,6 @@ def test_uvloop_waits_in_a_real_thread() -> None:
         assert here not in run_in_threads(program)
 
 
-def test_names_that_are_used_are_there() -> None:
-    import importlib
-
-    from aevent._monkey import nested_loops
-
-    for name, attributes in nested_loops.PRIVATE.items():
-        module = importlib.import_module(name)
-        for attribute in attributes:
-            owner: Any = module
-            for part in attribute.split("."):
-                owner = getattr(owner, part)
-
-
 def test_a_loops_own_sockets_do_not_wait() -> None:
     """What a loop does with sockets that do not block is not ours to wait for."""
 

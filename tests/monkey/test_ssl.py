@@ -824,19 +824,6 @@ def test_requests_over_https() -> None:
         serving.join()
 
 
-def test_the_table_of_private_names_is_true() -> None:
-    from aevent._monkey import ssl as patched_ssl
-
-    unconnected = client_context().wrap_socket(socket.socket(), server_hostname="localhost")
-    with unconnected:
-        for name, versions in patched_ssl.PRIVATE.items():
-            first, last = (
-                tuple(int(part) for part in version.split(".")) for version in versions.split("-")
-            )
-            has_it = hasattr(unconnected, name.removeprefix("SSLSocket."))
-            assert has_it == (first <= sys.version_info[:2] <= last), name
-
-
 def test_it_does_not_matter_who_imported_ssl_before(backend: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

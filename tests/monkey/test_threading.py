@@ -436,27 +436,3 @@ def main():
 aevent.run(main)
 """
     fresh_ok(script, backend)
-
-
-def test_the_table_of_private_names_is_true() -> None:
-    import socket
-
-    from aevent._monkey import socket as patched_socket
-    from aevent._monkey import threading as patched_threading
-
-    for module, table in (
-        (threading, patched_threading.PRIVATE),
-        (socket, patched_socket.PRIVATE),
-    ):
-        for name, versions in table.items():
-            first, last = (
-                tuple(int(part) for part in version.split(".")) for version in versions.split("-")
-            )
-            owner: Any = module
-            *path, attribute = name.split(".")
-            for part in path:
-                owner = getattr(owner, part)
-            instance = owner() if isinstance(owner, type) else owner
-            assert hasattr(instance, attribute) == (first <= sys.version_info[:2] <= last), name
-            if isinstance(instance, socket.socket):
-                instance.close()
