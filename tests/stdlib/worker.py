@@ -123,8 +123,8 @@ class Result(unittest.TestResult):
         super().startTest(test)
         self._name = self._selection.name(test)
         self._outcome = self._detail = ""
-        # With a time slice of its own: one that replaces builtins for a moment must not be judged by
-        # whether the loop's turn comes in that moment.
+        # With a time slice of its own: one that replaces a builtin for a moment must not be judged
+        # by whether the loop's turn comes just then.
         time.sleep(0)
         self._began = _clock()
         self._report(start=self._name)
