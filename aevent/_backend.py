@@ -11,6 +11,7 @@ The native backend has no host: the scheduler's loop is the loop. There is nothi
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -150,6 +151,14 @@ class HostBackend(Backend):
 
         The host's own cancellation ends the wait with the host's own exception.
         """
+
+    async def pause(self, waker: _core.HostWaker) -> None:
+        """As `park`, for a call that only lets others run: it does not hear of a cancellation.
+
+        A call that need not wait raises none, or `with lock:` in a `finally` could fail.
+        """
+        with self.open_scope(math.inf, True):
+            await self.park(waker)
 
     @abstractmethod
     def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -46,7 +46,13 @@ def await_(awaitable: Awaitable[T]) -> T:
     host = _core.get_host()
     if _core.task_kind() == "green" and host is not None:
         assert isinstance(host, HostBackend)
-        return _await_in_host_task(host, awaitable)
+        try:
+            return _await_in_host_task(host, awaitable)
+        except BaseException:
+            if isinstance(awaitable, Coroutine):
+                # It may not have begun: a signal handler has raised, or its task was cancelled.
+                awaitable.close()
+            raise
     # A coroutine is driven as it is; other awaitables by their iterator.
     iterator = awaitable if isinstance(awaitable, Coroutine) else awaitable.__await__()
     result: T = _core.await_here(iterator)

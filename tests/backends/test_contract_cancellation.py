@@ -536,3 +536,34 @@ def test_name_look_ups_are_left_when_cancelled(
     finally:
         release.set()
     assert body.log == ["begin", "Cancelled", "finally"]
+
+
+def test_a_call_that_need_not_wait_never_raises_it(run: Run) -> None:
+    log: list[str] = []
+    left, right = socket.socketpair()
+
+    def short_calls() -> None:
+        lock = threading.Lock()
+        for call in (lock.acquire, lock.release, threading.Event().set, lambda: left.send(b"x")):
+            # Its time slice is over: it lets others run, if anything does.
+            end = time.perf_counter() + 0.03
+            while time.perf_counter() < end:
+                pass
+            call()
+            log.append("done")
+
+    async def waits() -> None:
+        try:
+            time.sleep(3600)
+        finally:
+            short_calls()
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            scope = group.spawn(waits)
+            await aevent.sleep(0.001)
+            scope.cancel()
+
+    with left, right:
+        run(main)
+    assert log == ["done"] * 4

@@ -160,8 +160,13 @@ def test_async_main_that_leaves_a_group_waits_for_the_children(
 ) -> None:
     lines = interrupt(
         """
+waiting = []
+
 def child(name):
     try:
+        waiting.append(name)
+        if len(waiting) == 2:
+            ready()
         time.sleep(3600)
     finally:
         print("finally of", name)
@@ -174,7 +179,6 @@ async def main():
         async with aevent.TaskGroup() as group:
             group.spawn(child, "green child")
             group.spawn(async_child)
-            ready()
     except BaseExceptionGroup as group:
         # As trio and native do it. asyncio's own runner cancels main instead.
         (error,) = group.exceptions

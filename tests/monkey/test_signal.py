@@ -342,8 +342,15 @@ def test_threads_wait_for_different_signals() -> None:
 
 def test_waiting_for_a_signal_that_is_not_blocked_leaves_the_mask_as_it_was() -> None:
     calls: list[int] = []
+
+    def send_when_blocked() -> None:
+        # Sent earlier, it would be the handler's.
+        while NUMBER not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+            time.sleep(0)
+        send()
+
     with handled(lambda number, frame: calls.append(number)):
-        thread = in_thread(lambda: (time.sleep(0.001), send()))
+        thread = in_thread(send_when_blocked)
         assert signal.sigwait([NUMBER]) == NUMBER
         thread.join()
         assert NUMBER not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

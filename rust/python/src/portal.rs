@@ -34,6 +34,9 @@ enum Message {
     Raise(PyErr),
     /// A synchronous call has parked.
     Park,
+    /// A synchronous call that need not wait lets others run. The host's cancellation is none of its
+    /// business: the next call that waits hears of it.
+    Pause,
 }
 
 struct Inner {
@@ -161,9 +164,13 @@ impl Portal {
                     this.inner().finished = true;
                     return Err(error);
                 }
-                Message::Park => {
+                Message::Park | Message::Pause => {
                     let waker = HostWaker::of(this.task.clone());
-                    let trap = this.host.call_method1(py, "park", (waker,))?;
+                    let method = match message {
+                        Message::Park => "park",
+                        _ => "pause",
+                    };
+                    let trap = this.host.call_method1(py, method, (waker,))?;
                     this.inner().trap = Some(trap);
                     incoming = Ok(py.None());
                 }
@@ -313,7 +320,16 @@ fn end_of_forked_child(py: Python<'_>, message: Message) -> ! {
 
 /// Parks a host's task, which was taken out of `current`: its portal yields to the host.
 pub fn park(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> PyResult<()> {
-    leave(py, event_loop, me, Message::Park)?;
+    park_by(py, event_loop, me, Message::Park)
+}
+
+/// Lets others run; the task is in the run queue already. The host's cancellation does not end it.
+pub fn pause(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> PyResult<()> {
+    park_by(py, event_loop, me, Message::Pause)
+}
+
+fn park_by(py: Python<'_>, event_loop: &Loop, me: TaskRef, message: Message) -> PyResult<()> {
+    leave(py, event_loop, me, message)?;
     let task = run_loop::current().expect("it was made the running task when it was resumed");
     let incoming = {
         let portal = state(&task)
@@ -386,7 +402,7 @@ pub fn await_in_host(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<Py
             }
             Message::Return(value) => return Ok(value),
             Message::Raise(error) => return Err(error),
-            Message::None | Message::Park => {
+            Message::None | Message::Park | Message::Pause => {
                 return Err(PyRuntimeError::new_err("an awaitable gave no answer"));
             }
         }
@@ -563,7 +579,7 @@ pub fn await_natively(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<P
             }
             Message::Return(value) => return Ok(value),
             Message::Raise(error) => return Err(error),
-            Message::None | Message::Park => {
+            Message::None | Message::Park | Message::Pause => {
                 return Err(PyRuntimeError::new_err("an awaitable gave no answer"));
             }
         }

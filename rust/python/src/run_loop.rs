@@ -480,7 +480,7 @@ impl Loop {
         if state(&me).kind == Kind::Host {
             me.begin_yield();
             self.scheduler.enqueue(me.clone());
-            return park_portal(py, self, me);
+            return pause_portal(py, self, me);
         }
         // It goes on counting as running: two atomic exchanges less.
         self.scheduler.requeue(me);
@@ -584,6 +584,11 @@ extern "C" fn leave_and_check(
         Ok(()) => event_loop.checked(me),
         Err(Raised) => null_mut(),
     }
+}
+
+#[inline(never)]
+fn pause_portal(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> Outcome<()> {
+    Ok(portal::pause(py, event_loop, me)?)
 }
 
 #[inline(never)]
