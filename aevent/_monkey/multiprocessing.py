@@ -1,8 +1,8 @@
 """`multiprocessing`: what it does itself waits through patched modules; here is the rest.
 
-The threads that feed its queues and run its pools of processes are real. They are no threads of the
-program's, and outlive the end of a run: they are ended when the interpreter is. Their processes are
-what they are without aevent, too. A `ThreadPool` has green threads only.
+The threads that feed its queues, hand out descriptors and run its pools of processes are real. They
+are no threads of the program's, and outlive the end of a run: they are ended when the interpreter
+is. Their processes are what they are without aevent, too. A `ThreadPool` has green threads only.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def _patch_connection(module: Any) -> None:
 def _patch_queues(module: Any) -> None:
     kind = module.Queue
     patcher.method(kind, "_start_thread", natively(kind._start_thread))
+
+
+def _patch_resource_sharer(module: Any) -> None:
+    # Its thread hands descriptors out to other processes, and blocks all signals for itself.
+    kind = module._ResourceSharer
+    patcher.method(kind, "_start", natively(kind._start))
 
 
 #: The pools of threads that may have green ones.
@@ -113,4 +119,5 @@ def patch() -> None:
     when_imported("multiprocessing.synchronize", _patch_synchronize)
     when_imported("multiprocessing.connection", _patch_connection)
     when_imported("multiprocessing.queues", _patch_queues)
+    when_imported("multiprocessing.resource_sharer", _patch_resource_sharer)
     when_imported("multiprocessing.pool", _patch_pool)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
+from multiprocessing import resource_sharer
 from multiprocessing.pool import Pool, ThreadPool
 from typing import Any
 
@@ -221,6 +223,20 @@ def test_both_ends_of_a_pipe() -> None:
             assert reader.recv() == "x"
             assert got == [big]
             assert not reader.poll(0.001)
+
+
+def test_a_connection_is_sent_through_another() -> None:
+    reader, writer = fork.Pipe()
+    here, there = fork.Pipe()
+    with reader, writer, here, there, heartbeat() as heart:
+        writer.send(there)
+        with reader.recv() as received:
+            heart.after_ticks(lambda: here.send("x"))
+            assert received.recv() == "x"
+        assert heart.ticks >= TICKS
+    # The thread that hands it out blocks all signals: for itself, not for the program.
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    resource_sharer.stop(timeout=5)
 
 
 def test_a_simple_queue_has_many_readers() -> None:
