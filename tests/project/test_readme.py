@@ -55,7 +55,13 @@ def test_readme_program_runs(program: str, server_url: str, tmp_path: Path) -> N
     urls = [f"{server_url}/{number}" for number in range(10)]
     result = subprocess.run(
         [sys.executable, "-W", "error", str(path), *urls],
-        env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+        # Unbuffered, print() writes a line in pieces, and threads take turns between them.
+        env={
+            **os.environ,
+            "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONUNBUFFERED": "",
+        },
         capture_output=True,
         text=True,
         timeout=50,
