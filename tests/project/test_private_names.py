@@ -54,7 +54,10 @@ PRIVATE = {
         "Pool._worker_handler": ALWAYS,
     },
     "multiprocessing.queues": {"Queue._start_thread": ALWAYS},
-    "multiprocessing.resource_sharer": {"_ResourceSharer._start": ALWAYS},
+    "multiprocessing.resource_sharer": {
+        "_ResourceSharer": ALWAYS,
+        "_ResourceSharer._start": ALWAYS,
+    },
     "multiprocessing.util": {"_exit_function": ALWAYS},
     "queue": {"Queue._get": ALWAYS, "Queue._put": ALWAYS, "Queue._qsize": ALWAYS},
     "runpy": {"_run_module_as_main": ALWAYS},
