@@ -199,11 +199,29 @@ def _prepare_asyncio_base_events(module: Any) -> None:
     kind.run_in_executor = run_in_executor
 
 
+def _prepare_trio_threads(module: Any) -> None:
+    """`trio.from_thread` in a green thread parks it until trio, perhaps on this stack, answers."""
+    original = module._send_message_to_trio
+    if hasattr(original, "_aevent_native"):
+        return
+
+    def _send_message_to_trio(trio_token: Any, message_to_trio: Any) -> Any:
+        if _core.in_task():
+            # The original waits in C, and with it the loop that is to answer. These messages'
+            # classes may be frozen.
+            object.__setattr__(message_to_trio, "queue", _core.SimpleQueue())
+        return original(trio_token, message_to_trio)
+
+    _send_message_to_trio._aevent_native = True  # type: ignore[attr-defined]
+    module._send_message_to_trio = _send_message_to_trio
+
+
 _PREPARE: dict[str, Callable[[Any], None]] = {
     "asyncio.events": _prepare_asyncio_events,
     "asyncio.base_events": _prepare_asyncio_base_events,
     "trio._core._io_epoll": _prepare_trio_epoll,
     "trio._core._run": _prepare_trio_run,
+    "trio._threads": _prepare_trio_threads,
     "uvloop": _prepare_uvloop,
 }
 

@@ -176,3 +176,110 @@ def test_tasks_that_aevent_runs_use_real_threads(fresh_ok: Any, backend: str) ->
 aevent.run(main)
 """
     fresh_ok(PREAMBLE.format(early="") + script, backend)
+
+
+FROM_THREADS = {
+    "asyncio": """
+import asyncio, concurrent.futures
+
+async def answer(number):
+    await asyncio.sleep(0.002)
+    return number
+
+async def main():
+    loop = asyncio.get_running_loop()
+    finished = asyncio.Event()
+    answers = []
+
+    def work(number):
+        future = asyncio.run_coroutine_threadsafe(answer(number), loop)
+        try:
+            future.result(0.0001)
+        except concurrent.futures.TimeoutError:
+            pass
+        answers.append(future.result(5))
+        if len(answers) == 3:
+            loop.call_soon_threadsafe(finished.set)
+""",
+    "trio": """
+import trio
+
+async def answer(number):
+    await trio.sleep(0.002)
+    return number
+
+async def main():
+    token = trio.lowlevel.current_trio_token()
+    finished = trio.Event()
+    answers = []
+
+    def work(number):
+        answers.append(trio.from_thread.run(answer, number, trio_token=token))
+        assert trio.from_thread.run_sync(lambda: number, trio_token=token) == number
+        try:
+            trio.from_thread.run_sync(lambda: 1 / 0, trio_token=token)
+        except ZeroDivisionError:
+            pass
+        else:
+            raise AssertionError
+        with aevent.move_on_after(0.002) as scope:
+            trio.from_thread.run(trio.sleep, 5, trio_token=token)
+        assert scope.cancelled_caught
+        try:
+            trio.from_thread.run(answer, number)
+        except RuntimeError as error:
+            assert "trio_token" in str(error)
+        if len(answers) == 3:
+            token.run_sync_soon(finished.set)
+""",
+    "anyio": """
+import anyio, anyio.from_thread
+
+async def answer(number):
+    await anyio.sleep(0.002)
+    return number
+
+async def main():
+    finished = anyio.Event()
+    answers = []
+    async with anyio.from_thread.BlockingPortal() as portal:
+        def work(number):
+            answers.append(portal.call(answer, number))
+            with portal.wrap_async_context_manager(context()) as value:
+                assert value == "entered"
+            if len(answers) == 3:
+                portal.call(finished.set)
+        for number in range(3):
+            threading.Thread(target=work, args=(number,)).start()
+        await finished.wait()
+    assert sorted(answers) == [0, 1, 2]
+
+import contextlib
+@contextlib.asynccontextmanager
+async def context():
+    yield "entered"
+
+aevent.run(main)
+""",
+}
+THREADS_CALL = """
+    for number in range(3):
+        threading.Thread(target=work, args=(number,)).start()
+    await finished.wait()
+    assert sorted(answers) == [0, 1, 2]
+
+aevent.run(main)
+"""
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["after-setup", "before-setup"])
+def test_green_threads_call_into_the_hosts_loop(early: bool, fresh_ok: Any, backend: str) -> None:
+    """As real threads do: what answers them is the loop that they themselves run on."""
+    if backend != "native":
+        preamble = PREAMBLE.format(early=f"import {backend}" if early else "")
+        fresh_ok(preamble + FROM_THREADS[backend] + THREADS_CALL, backend)
+
+
+def test_green_threads_call_through_a_blocking_portal(fresh_ok: Any, backend: str) -> None:
+    if backend != "native":
+        fresh_ok(PREAMBLE.format(early="") + FROM_THREADS["anyio"], backend)

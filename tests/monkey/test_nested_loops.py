@@ -433,6 +433,33 @@ def test_blocking_portals() -> None:
             assert run_in_threads(lambda number: portal.call(answer, number)) == list(range(COUNT))
 
 
+def test_green_threads_call_into_a_loop_of_another() -> None:
+    async def answer(number: int) -> int:
+        await anyio.sleep(0.001)
+        return number
+
+    tokens: list[Any] = []
+    ready = threading.Event()
+
+    async def in_trio() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        over = trio.Event()
+        tokens.append(over)
+        ready.set()
+        await over.wait()
+
+    thread = threading.Thread(target=trio.run, args=(in_trio,))
+    thread.start()
+    ready.wait()
+    token, over = tokens
+    with heartbeat(1):
+        assert run_in_threads(
+            lambda number: trio.from_thread.run(answer, number, trio_token=token)
+        ) == list(range(COUNT))
+    trio.from_thread.run_sync(over.set, trio_token=token)
+    thread.join()
+
+
 def test_uvloop_waits_in_a_real_thread() -> None:
     uvloop = pytest.importorskip("uvloop")
     here = threading.get_native_id()

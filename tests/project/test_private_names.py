@@ -105,6 +105,7 @@ PRIVATE = {
         "_UnaryUnaryMultiCallable._blocking": ALWAYS,
     },
     "psycopg.connection": {"_INTERRUPTED": ALWAYS},
+    "trio._threads": {"_send_message_to_trio": ALWAYS},
     "trio._core._io_epoll": {"EpollIOManager.get_events": ALWAYS},
     "trio._core._run": {
         "GLOBAL_RUN_CONTEXT": ALWAYS,
