@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -283,3 +284,83 @@ def test_green_threads_call_into_the_hosts_loop(early: bool, fresh_ok: Any, back
 def test_green_threads_call_through_a_blocking_portal(fresh_ok: Any, backend: str) -> None:
     if backend != "native":
         fresh_ok(PREAMBLE.format(early="") + FROM_THREADS["anyio"], backend)
+
+
+CHILDREN = """
+import subprocess, anyio, warnings
+{imports}
+command = [sys.executable, "-S", "-c",
+           "import sys; sys.stdout.write(sys.stdin.read().upper()); sys.exit(3)"]
+
+async def with_anyio():
+    done = await anyio.run_process(command, input=b"hello", check=False)
+    assert (done.stdout, done.returncode) == (b"HELLO", 3)
+
+def synchronous():
+    done = subprocess.run(command, input=b"hello", stdout=subprocess.PIPE)
+    assert (done.stdout, done.returncode) == (b"HELLO", 3)
+
+async def main():
+    {prepare}
+    await with_host()
+    await with_anyio()
+    async with aevent.TaskGroup() as group:
+        for each in (with_host, with_anyio, synchronous):
+            group.spawn(each)
+    await aevent.per_task()
+    await with_host()
+    await with_anyio()
+    synchronous()
+
+aevent.run(main)
+"""
+WITH_ASYNCIO = """
+import asyncio
+
+async def with_host():
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, _ = await process.communicate(b"hello")
+    assert (out, process.returncode) == (b"HELLO", 3)
+"""
+WITH_TRIO = """
+import trio
+
+async def with_host():
+    done = await trio.run_process(command, stdin=b"hello", capture_stdout=True, check=False)
+    assert (done.stdout, done.returncode) == (b"HELLO", 3)
+"""
+WATCHER = """warnings.simplefilter("ignore", DeprecationWarning)
+    watcher = asyncio.{watcher}()
+    watcher.attach_loop(asyncio.get_running_loop())
+    asyncio.set_child_watcher(watcher)
+"""
+
+
+def test_hosts_run_child_processes(fresh_ok: Any, backend: str) -> None:
+    if backend != "native":
+        imports = {"asyncio": WITH_ASYNCIO, "trio": WITH_TRIO}[backend]
+        script = CHILDREN.format(imports=imports, prepare="")
+        fresh_ok(PREAMBLE.format(early="") + script, backend)
+
+
+@pytest.mark.parametrize(
+    "watcher",
+    [
+        "ThreadedChildWatcher",
+        "PidfdChildWatcher",
+        "SafeChildWatcher",
+        "FastChildWatcher",
+        "MultiLoopChildWatcher",
+    ],
+)
+def test_asyncios_child_watchers(watcher: str, fresh_ok: Any, backend: str) -> None:
+    """Who reaps the children of asyncio may be chosen; nobody takes them from it."""
+    if backend != "asyncio" or sys.version_info >= (3, 14):
+        return
+    script = CHILDREN.format(imports=WITH_ASYNCIO, prepare=WATCHER.format(watcher=watcher))
+    if "Fast" in watcher:
+        # It reaps whatever child ends, that of others too.
+        script = script.replace("with_host, with_anyio, synchronous)", "with_host, with_anyio)")
+        script = script.replace("    await with_anyio()\n    synchronous()\n", "")
+    fresh_ok(PREAMBLE.format(early="") + script, backend)
