@@ -8,8 +8,8 @@ import math
 import sys
 import time
 from asyncio import events
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -72,7 +72,8 @@ class AnyioScope:
 
     def __enter__(self) -> object:
         deadline = self._host.in_its_clock(self._deadline)
-        self._scope = anyio.CancelScope(deadline=deadline, shield=self._shield)
+        with _asyncio_is_running():
+            self._scope = anyio.CancelScope(deadline=deadline, shield=self._shield)
         if self._cancel_called:
             self._scope.cancel()
         return self._scope.__enter__()
@@ -87,6 +88,17 @@ class AnyioScope:
         return self._scope.__exit__(kind, error, traceback)
 
 
+@contextmanager
+def _asyncio_is_running() -> Iterator[None]:
+    """Tells anyio, which asks which library runs. Outside a task, as where a green thread has asked
+    for something, asyncio itself cannot tell; and a task may be about to run trio."""
+    former, sniffio.thread_local.name = sniffio.thread_local.name, "asyncio"
+    try:
+        yield
+    finally:
+        sniffio.thread_local.name = former
+
+
 class AnyioTasks:
     """A container of a host's tasks, by anyio."""
 
@@ -95,13 +107,8 @@ class AnyioTasks:
         self.scope: HostScope = AnyioScope(host, group.cancel_scope)
 
     def start(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
-        # anyio asks which library runs, and outside a task, as where a green thread has asked for
-        # this, asyncio itself cannot tell.
-        former, sniffio.thread_local.name = sniffio.thread_local.name, "asyncio"
-        try:
+        with _asyncio_is_running():
             self._group.start_soon(make, name=name)
-        finally:
-            sniffio.thread_local.name = former
 
 
 class AsyncioBackend(HostBackend):

@@ -8,14 +8,21 @@ task.
 from __future__ import annotations
 
 import functools
+import math
 import sys
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from .. import _core
+from .. import _core, _signals
+from .._backend import HostBackend
+from .._scopes import current_effective_deadline
 from . import originals, signal
 from .select import Patience
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 # --- what belongs to a thread ---------------------------------------------------------------------
 
@@ -69,6 +76,9 @@ _pushed_aside: list[int] = []
 def _set_wakeup_fd(fd: int, *, warn_on_full_buffer: bool = True) -> int:
     """A loop in the main task has it for as long as it runs, and finds none set: not the host's."""
     set_wakeup_fd = signal.FOR_HOSTS["set_wakeup_fd"]
+    if _core.task_kind() == "host":
+        # The host itself, which runs us, or a loop that is run in one of its tasks.
+        return _signals.set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
     if _core.task_kind() not in ("green", "coroutine"):
         return set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)  # type: ignore[no-any-return]
     if fd == -1 and _pushed_aside:
@@ -85,6 +95,10 @@ def _set_wakeup_fd(fd: int, *, warn_on_full_buffer: bool = True) -> int:
 SIGNAL = {**signal.FOR_HOSTS, "set_wakeup_fd": _set_wakeup_fd}
 
 # --- where they wait ------------------------------------------------------------------------------
+
+
+#: What the thread's run of trio was cancelled with, if it was.
+_trio_run: Any = _core.local()
 
 
 def _prepare_trio_epoll(module: Any) -> None:
@@ -109,11 +123,12 @@ def _prepare_trio_epoll(module: Any) -> None:
             # Raised here it would tear the run apart; trio's own handler does the same.
             runner.deliver_ki()
             return original(self, 0)
-        except _core.Cancelled:
+        except BaseException as error:
             # The thread is cancelled, and with it its main task, in trio's way.
             main = runner.main_task
-            if main is None or main.parent_nursery is None:
+            if not _is_cancellation(error) or main is None or main.parent_nursery is None:
                 raise
+            _trio_run.cancellation = error
             scope = main.parent_nursery.cancel_scope
             if not scope.cancel_called:
                 # It has work for the loop, which therefore must not wait.
@@ -129,23 +144,43 @@ def _prepare_trio_epoll(module: Any) -> None:
     )
 
 
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether it is what a cancelled task, of ours or of the host that drives us, raises."""
+    if isinstance(error, _core.Cancelled):
+        return True
+    host = _core.get_host()
+    return isinstance(host, HostBackend) and isinstance(error, host.cancelled)
+
+
 def _prepare_trio_run(module: Any) -> None:
     original = module.run
     if isinstance(original, _core.PatchedFunction):
         return
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        _trio_run.cancellation = None
         try:
             return original(*args, **kwargs)
-        except module.Cancelled:
-            # If the thread was cancelled, which `get_events` has told trio, then in our terms.
-            _core.checkpoint_if_cancelled()
-            raise
+        except BaseException as error:
+            # If the thread was cancelled, which `get_events` has told trio, then in its own terms.
+            cancellation = _trio_run.cancellation
+            if cancellation is None or not _is_only(error, module.Cancelled):
+                raise
+            raise cancellation from None
+        finally:
+            _trio_run.cancellation = None
 
     new = _core.PatchedFunction(original, run, "run", "run", original.__module__)
     for name, other in list(sys.modules.items()):
         if name.partition(".")[0] == "trio" and getattr(other, "run", None) is original:
             other.run = new  # type: ignore[attr-defined]
+
+
+def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether it is a `kind`, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kind)[1] is None
+    return isinstance(error, kind)
 
 
 def _prepare_uvloop(module: Any) -> None:
@@ -180,8 +215,48 @@ def _run_and_tell(run_forever: Callable[[Any], None], loop: Any, done: _core.Eve
 
 
 def _prepare_asyncio_base_events(module: Any) -> None:
+    for name in ("run_forever", "run_until_complete"):
+        _shield_clean_up(module.BaseEventLoop, name)
+    _prepare_executors(module.BaseEventLoop)
+
+
+#: The loops that a cancellation of their thread has ended, and that may still clean up.
+_cancelled_loops: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _shield_clean_up(kind: Any, name: str) -> None:
+    """A loop that its thread's cancellation has ended may run again: `asyncio.run` has its tasks,
+    which are cancelled then, end in it."""
+    original = getattr(kind, name)
+    if isinstance(original, _core.PatchedMethod):
+        return
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self in _cancelled_loops:
+            if _is_cancelled():
+                with _core.CancelScope(shield=True):
+                    return original(self, *args, **kwargs)
+            _cancelled_loops.discard(self)
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException:
+            if _is_cancelled():
+                _cancelled_loops.add(self)
+            raise
+
+    setattr(
+        kind,
+        name,
+        _core.PatchedMethod(original, method, name, original.__qualname__, original.__module__),
+    )
+
+
+def _is_cancelled() -> bool:
+    return current_effective_deadline() == -math.inf
+
+
+def _prepare_executors(kind: Any) -> None:
     """asyncio's executors start real threads, also when a task asks for one."""
-    kind = module.BaseEventLoop
     original = kind.run_in_executor
     if hasattr(original, "_aevent_native"):
         return

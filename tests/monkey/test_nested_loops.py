@@ -373,6 +373,9 @@ def test_a_cancelled_thread_ends_its_asyncio_loop() -> None:
         except asyncio.CancelledError:
             events.append("cancelled")
             raise
+        finally:
+            await asyncio.sleep(0.001)
+            events.append("cleaned up")
 
     def program() -> None:
         try:
@@ -388,13 +391,27 @@ def test_a_cancelled_thread_ends_its_asyncio_loop() -> None:
             scope.cancel()
 
     aevent.await_(start())
-    assert events == ["waits", "cancelled", "over"]
+    assert events == ["waits", "cancelled", "cleaned up", "over"]
+
+
+def test_a_loop_that_a_cancellation_has_ended_may_be_used_again() -> None:
+    loop = asyncio.new_event_loop()
+    for _ in range(2):
+        with aevent.move_on_after(0.001) as scope:
+            loop.run_until_complete(asyncio.sleep(100))
+        assert scope.cancelled_caught
+        loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
 
 
 def test_a_cancelled_thread_ends_its_trio_run() -> None:
     events: list[str] = []
 
     async def main() -> None:
+        async with trio.open_nursery():
+            await wait()
+
+    async def wait() -> None:
         try:
             events.append("waits")
             await trio.sleep(100)
@@ -421,6 +438,65 @@ def test_a_cancelled_thread_ends_its_trio_run() -> None:
 
     aevent.await_(start())
     assert events == ["waits", "cancelled", "cleaned up", "over"]
+
+
+@pytest.mark.parametrize("by", ["aevent", "host"])
+@pytest.mark.parametrize("nested", ["asyncio", "trio"])
+def test_a_cancelled_host_task_ends_the_loop_that_it_runs(
+    nested: str, by: str, fresh_ok: Any, backend: str
+) -> None:
+    if nested == backend:
+        return  # asyncio and trio refuse to run in their own tasks
+    script = """
+import sys
+import aevent
+backend, nested, by = sys.argv[1:]
+aevent.setup(backend)
+import asyncio, time, trio
+
+events = []
+
+async def in_asyncio():
+    try:
+        await asyncio.sleep(100)
+    finally:
+        await asyncio.sleep(0.001)
+        events.append("cleaned up")
+
+async def in_trio():
+    async with trio.open_nursery():
+        try:
+            await trio.sleep(100)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.001)
+            events.append("cleaned up")
+
+def program():
+    asyncio.run(in_asyncio()) if nested == "asyncio" else trio.run(in_trio)
+
+async def main():
+    if by == "aevent" or backend == "native":
+        with aevent.move_on_after(0.01) as scope:
+            program()
+        assert scope.cancelled_caught
+    elif backend == "trio":
+        with trio.move_on_after(0.01) as scope:
+            program()
+        assert scope.cancelled_caught
+    else:
+        asyncio.get_running_loop().call_later(0.01, asyncio.current_task().cancel)
+        try:
+            program()
+        except asyncio.CancelledError:
+            events.append("cancelled")
+        assert events.pop() == "cancelled"
+    assert events == ["cleaned up"]
+    await aevent.sleep(0.001)
+
+aevent.run(main)
+"""
+    assert fresh_ok(script, backend, nested, by) == ""
 
 
 def test_blocking_portals() -> None:

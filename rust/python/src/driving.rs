@@ -104,7 +104,14 @@ pub fn start_main(
 #[pyfunction]
 #[pyo3(signature = (host))]
 pub fn set_host(py: Python<'_>, host: Option<Py<PyAny>>) -> PyResult<()> {
-    run_loop::obtain(py)?.set_host(host)
+    let event_loop = run_loop::obtain(py)?;
+    let given_up = host.is_none();
+    event_loop.set_host(host)?;
+    if given_up {
+        // A thread that ends leaves its greenlets, which only it could end, for good.
+        event_loop.drop_idle_stacks(py);
+    }
+    Ok(())
 }
 
 /// The adapter that drives the thread's loop.

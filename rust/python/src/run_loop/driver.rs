@@ -227,7 +227,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Ends the idle stacks. Only when nothing runs, from outside.
+    /// Ends the idle stacks. Only while the loop has no driver.
     pub fn drop_idle_stacks(&self, py: Python<'_>) {
         let base = stack::current();
         while let Some(stack) = self.pop_idle() {

@@ -85,6 +85,9 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
                 let (home, kept) = portal::step_on_stack(event_loop, task);
                 let goes_on = if kept {
                     switch_kept(home)
+                } else if event_loop.driver.get() == Driver::None {
+                    // It was the last step under the host's runner: nobody will use the stack.
+                    end_stack(event_loop, home)
                 } else {
                     switch_idle(event_loop, home)
                 };
@@ -105,7 +108,7 @@ fn idle(event_loop: &Loop, task: Option<TaskRef>) -> bool {
         if let Some(task) = task {
             event_loop.set_hand_off(task);
         }
-        return end_stack(event_loop);
+        return end_stack(event_loop, event_loop.base.get());
     }
     match task {
         Some(task) => {
@@ -192,13 +195,14 @@ fn leave_kept(event_loop: &Loop) -> bool {
     true
 }
 
+/// The running stack shall end; then `target` goes on.
 #[cold]
-fn end_stack(event_loop: &Loop) -> bool {
+fn end_stack(event_loop: &Loop, target: Object) -> bool {
     event_loop.stacks.set(event_loop.stacks.get() - 1);
     let me = stack::current();
-    // SAFETY: both are greenlets of this thread; the base is suspended in its switch and goes on
-    // when we return.
-    unsafe { stack::set_parent(me, event_loop.base.get()) };
+    // SAFETY: both are greenlets of this thread; the target, the base or the home of a portal's
+    // step, is suspended in its switch and goes on when we return.
+    unsafe { stack::set_parent(me, target) };
     release(me);
     false
 }
