@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -100,3 +101,36 @@ def test_patched_calls_are_the_originals_once_the_runner_is_left(
         return aevent._core.in_task()  # type: ignore[attr-defined]
 
     assert run_host(main) is False
+
+
+def test_a_thread_that_has_run_a_program_leaves_no_greenlets(run: Callable[..., Any]) -> None:
+    """Only their own thread could end them, and it is gone."""
+
+    def green() -> None:
+        with aevent.CancelScope():
+            aevent.await_(aevent.sleep(0.001))
+
+    async def of_async() -> None:
+        async with aevent.TaskGroup() as group:
+            for _ in range(3):
+                group.spawn(green)
+
+    def of_sync() -> None:
+        aevent.await_(of_async())
+
+    def count() -> int:
+        gc.collect()
+        return sum(isinstance(each, greenlet.greenlet) for each in gc.get_objects())
+
+    def program() -> None:
+        run(of_async)
+        run(of_sync)
+
+    before = count()
+    for _ in range(5):
+        thread = threading.Thread(target=program)
+        thread.start()
+        thread.join()
+    # greenlet clears up after a thread when it is next used; what is meant grows with the threads.
+    greenlet.getcurrent()
+    assert count() - before < 5
