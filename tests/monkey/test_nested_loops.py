@@ -511,7 +511,7 @@ def test_blocking_portals() -> None:
 
 def test_green_threads_call_into_a_loop_of_another() -> None:
     async def answer(number: int) -> int:
-        await anyio.sleep(0.001)
+        await anyio.sleep(0.01)
         return number
 
     tokens: list[Any] = []
@@ -528,10 +528,11 @@ def test_green_threads_call_into_a_loop_of_another() -> None:
     thread.start()
     ready.wait()
     token, over = tokens
-    with heartbeat(1):
+    with heartbeat() as heart:
         assert run_in_threads(
             lambda number: trio.from_thread.run(answer, number, trio_token=token)
         ) == list(range(COUNT))
+    assert heart.ticks > 0
     trio.from_thread.run_sync(over.set, trio_token=token)
     thread.join()
 
