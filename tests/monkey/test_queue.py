@@ -157,3 +157,72 @@ def test_a_queue_of_a_module_that_is_imported_again_cooperates() -> None:
         assert items.get() == "item"
         with pytest.raises(fresh.Empty):
             items.get(timeout=0.001)
+
+
+def test_what_is_done_to_a_queue_between_calls_counts() -> None:
+    items: queue.Queue[Any] = queue.Queue(maxsize=3)
+    others: queue.LifoQueue[Any] = queue.LifoQueue()
+    for number in range(3):
+        items.put(number)
+        others.put(number)
+    assert items.unfinished_tasks == others.unfinished_tasks == 3
+    with pytest.raises(queue.Full):
+        items.put(3, block=False)
+    items.maxsize = 4
+    items.put(3, block=False)
+    items.task_done()
+    items.maxsize = 0
+    items.put(4)
+    assert items.unfinished_tasks == 4
+    items.unfinished_tasks = 10**30
+    items.put(5)
+    items.put(6)
+    assert items.unfinished_tasks == 10**30 + 2
+    # Another container.
+    items.queue = type(items.queue)("ab")
+    assert items.get() == "a"
+    items.put("c")
+    assert list(items.queue) == ["b", "c"]
+    items.queue = type(items.queue)("xy", maxlen=2)
+    items.put("z")
+    items.put("!")
+    assert list(items.queue) == ["z", "!"]
+    # Hooks of the object's own.
+    items._put = lambda item: items.queue.append(item * 2)  # type: ignore[method-assign]
+    items.put("7")
+    assert items.get() == "!"
+    assert items.get() == "77"
+    assert [others.get() for _ in range(3)] == [2, 1, 0]
+
+
+def test_other_conditions_of_a_queue_are_waited_for_and_notified() -> None:
+    items: queue.Queue[int] = queue.Queue()
+    items.put(0)
+    items.put(1)
+    assert [items.get(), items.get()] == [0, 1]
+    items.not_empty = threading.Condition(items.mutex)
+    got: list[int] = []
+    getter = threading.Thread(target=lambda: got.append(items.get()))
+    getter.start()
+    time.sleep(0)
+    items.put(2)
+    getter.join()
+    assert got == [2]
+    # A condition whose lock is another one: as the standard library's methods would have it.
+    items.put(3)
+    items.not_full.__init__(threading.Lock())  # type: ignore[misc]
+    with pytest.raises(RuntimeError):
+        items.get()
+
+
+def test_many_queues_in_turns() -> None:
+    queues: list[queue.Queue[int]] = [queue.Queue() for _ in range(300)]
+    for number in range(5):
+        for index, items in enumerate(queues):
+            items.put(index)
+            items.put(number)
+        for index, items in enumerate(queues):
+            assert [items.get(), items.get()] == [index, number]
+            assert items.unfinished_tasks == (2 * number + 2 if index % 2 else 2)
+        # New ones where others end.
+        queues = [items if index % 2 else queue.Queue() for index, items in enumerate(queues)]

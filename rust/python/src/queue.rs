@@ -26,13 +26,14 @@
 //! those who wait nothing runs. Who is woken looks again; only if somebody has taken the mutex
 //! meanwhile is it waited for, as `Condition.wait` does.
 //!
-//! **Reading the attributes** (see `attributes`) is most of what remains. `unfinished_tasks` is the
-//! next: reading, adding, storing and freeing the numbers takes 25 ns.
+//! **Reading the attributes** (see `attributes`) was most of what remained, so they are remembered
+//! (see `remembered`). Storing and freeing the numbers of `unfinished_tasks` is the next.
 
 mod action;
 mod arguments;
 mod attributes;
 mod library;
+mod remembered;
 
 use std::cell::UnsafeCell;
 use std::ffi::CStr;
@@ -54,6 +55,7 @@ use action::{Action, Get, Put};
 use arguments::{call_original, deadline, sort_arguments};
 use attributes::{Attributes, QUEUE};
 use library::{LIBRARY, Library, Order, build};
+use remembered::Remembered;
 
 /// How an attempt to put or get ended.
 enum Attempt {
@@ -82,6 +84,17 @@ unsafe fn attempt<A: Action>(
         let order = library.order_of(ffi::Py_TYPE(this));
         if order == Order::Custom {
             return Attempt::Original;
+        }
+        if let Some((known, dict)) = library.memory.of(this, order)
+            && let Some(mutex) = known.mutex(library)
+        {
+            if !held && mutex.is_held() {
+                return Attempt::Contended;
+            }
+            if !action.is_possible_with(known.maxsize(), ffi::Py_SIZE(known.queue()), first) {
+                return Attempt::MustWait;
+            }
+            return attempt_with_known(library, action, this, order, known, dict);
         }
         let mut attributes = Attributes::new();
         if !attributes.read(library, this, A::NEEDED) {
@@ -118,7 +131,7 @@ unsafe fn attempt<A: Action>(
         let queue = attributes.values[QUEUE];
         let expected = ffi::Py_SIZE(queue) + A::GROWTH;
         ffi::Py_INCREF(queue);
-        let mut result = action.act(library, &attributes, order);
+        let mut result = action.act(library, queue, order);
         // A deque with a `maxlen` has dropped another item, whose end may have run anything.
         let undisturbed = ffi::Py_SIZE(queue) == expected;
         ffi::Py_DECREF(queue);
@@ -128,7 +141,53 @@ unsafe fn attempt<A: Action>(
             ffi::Py_DECREF(result);
             result = null_mut();
         }
-        Attempt::Over(conclude::<A>(library, &attributes, result))
+        let result = conclude::<A>(library, &attributes, result);
+        if A::COUNTS && !result.is_null() && attributes.read(library, this, A::NEEDED) {
+            library.memory.remember(library, this, &attributes, order);
+        }
+        Attempt::Over(result)
+    }
+}
+
+/// The rest of an attempt at a queue whose attributes are known.
+#[inline(always)]
+unsafe fn attempt_with_known<A: Action>(
+    library: &Library,
+    action: A,
+    this: Object,
+    order: Order,
+    known: &Remembered,
+    dict: Object,
+) -> Attempt {
+    // SAFETY: as in `attempt`.
+    unsafe {
+        let queue = known.queue();
+        let expected = ffi::Py_SIZE(queue) + A::GROWTH;
+        ffi::Py_INCREF(queue);
+        let result = action.act(library, queue, order);
+        let undisturbed = ffi::Py_SIZE(queue) == expected;
+        ffi::Py_DECREF(queue);
+        if result.is_null() {
+            return Attempt::Over(result);
+        }
+        if !undisturbed {
+            // As above.
+            let mut attributes = Attributes::new();
+            if !attributes.read_again(library, this, A::NEEDED) {
+                ffi::Py_DECREF(result);
+                return Attempt::Over(null_mut());
+            }
+            return Attempt::Over(conclude::<A>(library, &attributes, result));
+        }
+        if A::COUNTS && !known.count(library, dict) {
+            ffi::Py_DECREF(result);
+            return Attempt::Over(null_mut());
+        }
+        let notified = known.condition(A::NOTIFIED);
+        if !notified.queue().is_empty() {
+            notified.queue().notify(1);
+        }
+        Attempt::Over(result)
     }
 }
 
@@ -179,7 +238,7 @@ unsafe fn attempt_with_heap<A: Action>(
         if !held && !lock.get().try_acquire() {
             return Attempt::Contended;
         }
-        let mut result = action.act(library, attributes, Order::Priority);
+        let mut result = action.act(library, queue.as_ptr(), Order::Priority);
         drop(queue);
         if !result.is_null() {
             let mut attributes = Attributes::new();

@@ -18,6 +18,8 @@ pub(super) trait Action: Copy {
     const NOTIFIED: usize;
     /// By how many items it makes the queue longer.
     const GROWTH: ffi::Py_ssize_t;
+    /// Whether it changes the number of unfinished tasks.
+    const COUNTS: bool;
     /// The attributes that it takes, beside `is_shutdown`.
     const NEEDED: &'static [usize];
 
@@ -29,10 +31,12 @@ pub(super) trait Action: Copy {
         order: Order,
         first: bool,
     ) -> Option<bool>;
+    /// The same for a queue whose container and numbers are what they should be.
+    fn is_possible_with(self, maxsize: c_long, len: ffi::Py_ssize_t, first: bool) -> bool;
     /// Whether it is refused because the queue was shut down.
     fn is_refused(self, possible: bool, shut_down: bool) -> bool;
-    /// Does it. Null with an exception set on failure. Runs Python code in a `Priority` queue only.
-    unsafe fn act(self, library: &Library, attributes: &Attributes, order: Order) -> Object;
+    /// Does it, in the container. Null with an exception set on failure. Runs Python code in a `Priority` queue only.
+    unsafe fn act(self, library: &Library, queue: Object, order: Order) -> Object;
     /// What is counted when it was done. False with an exception set on failure.
     unsafe fn count(library: &Library, attributes: &Attributes) -> bool;
     /// Raised when it may not wait.
@@ -46,6 +50,7 @@ impl Action for Put {
     const AWAITED: usize = NOT_FULL;
     const NOTIFIED: usize = NOT_EMPTY;
     const GROWTH: ffi::Py_ssize_t = 1;
+    const COUNTS: bool = true;
     const NEEDED: &'static [usize] = &[MAXSIZE, QUEUE, NOT_EMPTY, NOT_FULL, UNFINISHED_TASKS];
 
     #[inline(always)]
@@ -64,9 +69,14 @@ impl Action for Put {
                 return None;
             }
             let maxsize = whole(attributes.values[MAXSIZE])?;
-            // As in the standard library, a limit that is lifted frees nobody who waits.
-            Some((first && maxsize <= 0) || (len as c_long) < maxsize)
+            Some(self.is_possible_with(maxsize, len, first))
         }
+    }
+
+    #[inline(always)]
+    fn is_possible_with(self, maxsize: c_long, len: ffi::Py_ssize_t, first: bool) -> bool {
+        // As in the standard library, a limit that is lifted frees nobody who waits.
+        (first && maxsize <= 0) || (len as c_long) < maxsize
     }
 
     #[inline(always)]
@@ -75,8 +85,7 @@ impl Action for Put {
     }
 
     #[inline(always)]
-    unsafe fn act(self, library: &Library, attributes: &Attributes, order: Order) -> Object {
-        let queue = attributes.values[QUEUE];
+    unsafe fn act(self, library: &Library, queue: Object, order: Order) -> Object {
         // SAFETY: `is_possible` has seen that the container is what the order says.
         unsafe {
             match order {
@@ -123,6 +132,7 @@ impl Action for Get {
     const AWAITED: usize = NOT_EMPTY;
     const NOTIFIED: usize = NOT_FULL;
     const GROWTH: ffi::Py_ssize_t = -1;
+    const COUNTS: bool = false;
     const NEEDED: &'static [usize] = &[QUEUE, NOT_EMPTY, NOT_FULL];
 
     #[inline(always)]
@@ -138,13 +148,17 @@ impl Action for Get {
     }
 
     #[inline(always)]
+    fn is_possible_with(self, _maxsize: c_long, len: ffi::Py_ssize_t, _first: bool) -> bool {
+        len > 0
+    }
+
+    #[inline(always)]
     fn is_refused(self, possible: bool, shut_down: bool) -> bool {
         shut_down && !possible
     }
 
     #[inline(always)]
-    unsafe fn act(self, library: &Library, attributes: &Attributes, order: Order) -> Object {
-        let queue = attributes.values[QUEUE];
+    unsafe fn act(self, library: &Library, queue: Object, order: Order) -> Object {
         // SAFETY: as for `Put`; the list is not empty.
         unsafe {
             match order {

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::attributes::ATTRIBUTES;
+use super::remembered::Memory;
 use crate::condition::Condition;
 use crate::lock::Lock;
 use crate::stack::Object;
@@ -59,6 +60,7 @@ pub(super) struct Library {
     /// The orders of classes, by the versions of the classes: a version belongs to one state of one
     /// class for ever, so what was found out about it stays true.
     pub(super) known: [Cell<(u32, Order)>; KNOWN_CLASSES],
+    pub(super) memory: Memory,
 }
 
 // SAFETY: reached with the interpreter attached only, whose lock serialises it; the cells are read
@@ -193,5 +195,6 @@ pub(super) fn build(module: &Bound<'_, PyModule>) -> PyResult<Option<Library>> {
         condition: py.get_type::<Condition>().into_ptr().cast(),
         lock: py.get_type::<Lock>().into_ptr().cast(),
         known: [const { Cell::new((0, Order::Custom)) }; KNOWN_CLASSES],
+        memory: Memory::new(py)?,
     }))
 }
