@@ -94,6 +94,7 @@ __all__ = [
     "socket_call",
     "socket_closing",
     "socket_connect",
+    "socket_io_methods",
     "socket_opened",
     "socket_recv",
     "socket_recv_into",
@@ -1017,6 +1018,12 @@ def socket_connect(method: Callable[..., object], sock: _socket.socket, address:
 
     EAGAIN: a UNIX socket whose listener's backlog is full, for which there is no event. An error
     that the system reports at once is raised.
+    """
+
+def socket_io_methods(kind: type, socket: type, /) -> dict[str, Callable[..., Any]]:
+    """`readinto` and `write` of `socket.SocketIO`, which is `kind`, for a task.
+
+    Called when the methods of `socket` are patched and those of `kind` are not.
     """
 
 def socket_opened(sock: _socket.socket) -> None:

@@ -213,6 +213,18 @@ def tls(name: str, kind: str, operation: str, bound: float, *, size: int = 64) -
     )
 
 
+def pipes(name: str, kind: str, operation: str, *, rounds: int | None = None) -> Benchmark:
+    return Benchmark(
+        name=name,
+        operation=operation,
+        workload="pipes",
+        parameters={"kind": kind},
+        runtimes=AEVENT + PEERS,
+        targets=at_most(1),
+        max_rounds=rounds,
+    )
+
+
 def thread_pool(name: str, kind: str, operation: str) -> Benchmark:
     return Benchmark(
         name=name,
@@ -268,6 +280,8 @@ BENCHMARKS = (
     echo(1000, (), threads=False),
     web("http-keep-alive", keep_alive=True),
     web("http-close", keep_alive=False),
+    pipes("pipe-ping-pong", "ping-pong", "one byte there and back through two pipes, two threads"),
+    pipes("subprocess-run", "children", 'one subprocess.run(["true"])', rounds=3),
     tls("tls-echo-50", "echo", "one request of 64 bytes over TLS", 1.2),
     tls("tls-echo-64k", "echo", "one request of 64 KiB over TLS", 1, size=1 << 16),
     tls("tls-handshake", "handshake", "one TLS connection, with one request", 1),

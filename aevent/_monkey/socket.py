@@ -239,6 +239,8 @@ def patch() -> None:
     if hasattr(kind, "sendmsg_afalg"):
         patcher.keep_in(original, "sendmsg_afalg")
         patcher.method(kind, "sendmsg_afalg", _through("sendmsg_afalg", write=True, flags=4))
+    for name, new in _core.socket_io_methods(socket.SocketIO, kind).items():
+        patcher.method(socket.SocketIO, name, new)
     patcher.function(socket, "getaddrinfo", getaddrinfo)
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"):
         patcher.function(socket, name, functools.partial(_core.offload, getattr(socket, name)))

@@ -116,6 +116,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(signals::wait_for_handler, module)?)?;
     module.add_function(wrap_pyfunction!(socket::call::socket_call, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_closing, module)?)?;
+    module.add_function(wrap_pyfunction!(
+        socket::file_object::socket_io_methods,
+        module
+    )?)?;
     module.add_function(wrap_pyfunction!(socket::call::socket_connect, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_opened, module)?)?;
     socket::receive::RECV.add(module)?;

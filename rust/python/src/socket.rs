@@ -5,6 +5,7 @@
 //! receiving; calls without flags are made non-blocking for the length of the one system call.
 
 pub mod call;
+pub mod file_object;
 pub mod receive;
 pub mod send;
 

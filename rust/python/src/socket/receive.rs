@@ -251,8 +251,9 @@ unsafe fn parse_recv_into(
     ))
 }
 
+/// `recv_into(buffer, nbytes, flags)`.
 #[inline(always)]
-fn receive_into(
+pub(super) fn receive_into(
     py: Python<'_>,
     socket: Socket,
     buffer: Object,

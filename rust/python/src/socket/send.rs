@@ -38,29 +38,37 @@ pub fn socket_send(
     data: &Bound<'_, PyAny>,
     flags: i32,
 ) -> PyResult<usize> {
-    let socket = Socket::of(sock)?;
+    Ok(send_once(py, Socket::of(sock)?, data, flags)?)
+}
+
+/// `send(data, flags)`.
+pub(super) fn send_once(
+    py: Python<'_>,
+    socket: Socket,
+    data: &Bound<'_, PyAny>,
+    flags: i32,
+) -> Outcome<usize> {
     let mut view = View::get(data, ffi::PyBUF_SIMPLE)?;
     if no_wait(socket, flags) {
         let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the view keeps the data in place.
         let result = unsafe { libc::send(socket.fd(), view.pointer(), view.len(), flags) };
         if result < 0 {
-            return Err(errors::os_error(py, errno()));
+            return Err(errors::os_error(py, errno()).into());
         }
         return Ok(result as usize);
     }
     breathe(py)?;
     let mut deadline = None;
     let size = view.len();
-    let count = transmit(
+    transmit(
         py,
         socket,
         view.pointer().cast(),
         size,
         flags,
         &mut deadline,
-    )?;
-    Ok(count)
+    )
 }
 
 /// `socket.sendall` in a task. The timeout is for the whole.
