@@ -100,6 +100,7 @@ __all__ = [
     "socket_recv_into",
     "socket_send",
     "socket_sendall",
+    "socket_writer_method",
     "ssl_call",
     "ssl_read",
     "ssl_write",
@@ -1024,6 +1025,12 @@ def socket_io_methods(kind: type, socket: type, /) -> dict[str, Callable[..., An
     """`readinto` and `write` of `socket.SocketIO`, which is `kind`, for a task.
 
     Called when the methods of `socket` are patched and those of `kind` are not.
+    """
+
+def socket_writer_method(kind: type, /) -> Callable[..., Any]:
+    """`write` of what `socketserver` gives its handlers to write to, `kind`, for a task.
+
+    Called after `socket_io_methods`.
     """
 
 def socket_opened(sock: _socket.socket) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import _core
+from .._imports import when_imported
 from . import patcher
 
 _orig: dict[str, Any] = {}
@@ -206,6 +207,12 @@ def getaddrinfo(
     return _core.offload(original, host, port, family, type, proto, flags)
 
 
+def _patch_socketserver(module: Any) -> None:
+    writer = getattr(module, "_SocketWriter", None)
+    if writer is not None:
+        patcher.method(writer, "write", _core.socket_writer_method(writer))
+
+
 def patch() -> None:
     kind = socket.socket
     replacements = (
@@ -241,6 +248,7 @@ def patch() -> None:
         patcher.method(kind, "sendmsg_afalg", _through("sendmsg_afalg", write=True, flags=4))
     for name, new in _core.socket_io_methods(socket.SocketIO, kind).items():
         patcher.method(socket.SocketIO, name, new)
+    when_imported("socketserver", _patch_socketserver)
     patcher.function(socket, "getaddrinfo", getaddrinfo)
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"):
         patcher.function(socket, name, functools.partial(_core.offload, getattr(socket, name)))

@@ -1,7 +1,7 @@
 """Pipes between two threads, and child processes.
 
-`os.read` blocks all of gevent's greenlets, so that two that answer each other never go on; its program
-uses the calls that gevent has for the purpose.
+`os.read` blocks all of gevent's greenlets, so that two that answer each other never go on. Its
+program uses the calls that gevent has for the purpose.
 """
 
 from __future__ import annotations

@@ -103,3 +103,21 @@ def test_handle_request_waits_and_gives_up() -> None:
         server.handle_request()
         client.join()
         assert beats == [None, [b"X\n"]]
+
+
+def test_what_a_handler_writes_is_sent_whole_and_counted() -> None:
+    import array
+
+    written: list[int] = []
+
+    class Writer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            file: Any = socketserver._SocketWriter(self.request)  # type: ignore[attr-defined]
+            for data in (b"x" * (1 << 20), b"", bytearray(b"yz"), array.array("i", [1, 2])):
+                written.append(file.write(data))
+
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Writer)) as address:
+        with socket.create_connection(address) as sock, sock.makefile("rb") as file:
+            content = file.read()
+    assert len(content) == (1 << 20) + 2 + 8
+    assert written == [1 << 20, 0, 2, 8]

@@ -120,6 +120,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         socket::file_object::socket_io_methods,
         module
     )?)?;
+    module.add_function(wrap_pyfunction!(
+        socket::file_object::socket_writer_method,
+        module
+    )?)?;
     module.add_function(wrap_pyfunction!(socket::call::socket_connect, module)?)?;
     module.add_function(wrap_pyfunction!(socket::socket_opened, module)?)?;
     socket::receive::RECV.add(module)?;

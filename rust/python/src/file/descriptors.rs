@@ -211,7 +211,7 @@ fn count_or_again(py: Python<'_>, result: Outcome<Option<usize>>) -> Outcome<Obj
 }
 
 /// A Python integer.
-pub(super) fn number(count: usize) -> Outcome<Object> {
+pub fn number(count: usize) -> Outcome<Object> {
     // SAFETY: attached, as every caller is.
     let count = unsafe { ffi::PyLong_FromSize_t(count) };
     if count.is_null() {

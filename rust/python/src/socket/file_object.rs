@@ -4,6 +4,8 @@
 //! for a call: looking whether the file is closed and in the right mode, and calling `recv_into` or
 //! `send` of a plain `socket.socket`. Any other case (a subclass, a TLS socket, somebody's own
 //! `recv_into`, a file that is closed, or has timed out) goes to the method that was there before.
+//!
+//! The same for `write` of what `socketserver` gives its handlers to write to.
 
 use std::ptr::null_mut;
 use std::sync::OnceLock;
@@ -17,18 +19,20 @@ use pyo3::types::{PyDict, PyString, PyType};
 
 use super::object::Socket;
 use super::receive::receive_into;
-use super::send::send_once;
+use super::send::{send_all, send_once};
 use crate::errors::{Outcome, Raised};
+use crate::file::descriptors::number;
 use crate::raw::{self, Definition};
 use crate::stack::Object;
 
 static READINTO: Definition = Definition::positional(c"readinto", readinto);
 static WRITE: Definition = Definition::positional(c"write", write);
+static WRITE_ALL: Definition = Definition::positional(c"write", write_all);
 
 /// What the methods have to know, looked up once. All references are owned, for ever.
 struct Library {
     file: Watched<5>,
-    socket: Watched<2>,
+    socket: Watched<3>,
     readinto: Object,
     write: Object,
     sock: Object,
@@ -128,7 +132,7 @@ pub fn socket_io_methods<'py>(
                     "writable",
                 ],
             )?,
-            socket: Watched::new(socket, ["recv_into", "send"])?,
+            socket: Watched::new(socket, ["recv_into", "send", "sendall"])?,
             readinto: kind.getattr("readinto")?.into_ptr(),
             write: kind.getattr("write")?.into_ptr(),
             sock: name("_sock"),
@@ -182,15 +186,10 @@ unsafe fn usual_socket(library: &Library, this: Object, mode: Object) -> Option<
 /// What the file returns for what the socket did.
 #[inline(always)]
 fn or_none(result: Outcome<usize>) -> Outcome<Object> {
-    let Ok(count) = result else {
-        return none_if_again();
-    };
-    // SAFETY: attached, as every caller is.
-    let count = unsafe { ffi::PyLong_FromSize_t(count) };
-    if count.is_null() {
-        return Err(Raised);
+    match result {
+        Ok(count) => number(count),
+        Err(Raised) => none_if_again(),
     }
-    Ok(count)
 }
 
 /// `None` for the error of a call that would have to wait; any other stays.
@@ -277,5 +276,60 @@ unsafe extern "C" fn write(_module: Object, args: *mut Object, nargs: isize) -> 
         let data = Borrowed::from_ptr(py, *args.add(1));
         let result = Socket::of_raw(py, sock.0).and_then(|socket| send_once(py, socket, &data, 0));
         raw::give(or_none(result))
+    }
+}
+
+/// `socketserver`'s class of what a handler writes to, and its original `write`.
+static WRITER: OnceLock<(Py<PyType>, Py<PyAny>)> = OnceLock::new();
+
+/// `write` of that class, which is `kind`, for a task. Called once, after [`socket_io_methods`].
+#[pyfunction]
+pub fn socket_writer_method<'py>(kind: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    let original = kind.getattr("write")?.unbind();
+    let _ = WRITER.set((kind.clone().unbind(), original));
+    // SAFETY: attached; the result is a new reference, or null.
+    unsafe { Bound::from_owned_ptr_or_err(kind.py(), WRITE_ALL.object()) }
+}
+
+unsafe extern "C" fn write_all(_module: Object, args: *mut Object, nargs: isize) -> Object {
+    let library = LIBRARY.get().expect("it was filled before this was made");
+    let (kind, original) = WRITER.get().expect("as above");
+    // SAFETY: as in `readinto`.
+    unsafe {
+        let usual = if nargs == 2
+            && ffi::Py_TYPE(*args).cast() == kind.as_ptr()
+            && ffi::PyBytes_CheckExact(*args.add(1)) != 0
+        {
+            socket_of(library, *args)
+        } else {
+            None
+        };
+        let Some(sock) = usual.map(Held) else {
+            return ffi::PyObject_Vectorcall(original.as_ptr(), args, nargs as usize, null_mut());
+        };
+        let py = Python::assume_attached();
+        let result = send_all(py, &[sock.0, *args.add(1)])
+            .map(|()| ffi::PyBytes_Size(*args.add(1)) as usize)
+            .and_then(number);
+        raw::give(result)
+    }
+}
+
+/// The socket that an object refers to, with a reference of its own, if it is a usual one.
+unsafe fn socket_of(library: &Library, this: Object) -> Option<Object> {
+    // SAFETY: as in `usual_socket`.
+    unsafe {
+        let dict = ffi::PyObject_GenericGetDict(this, null_mut());
+        if dict.is_null() {
+            ffi::PyErr_Clear();
+            return None;
+        }
+        ffi::Py_DECREF(dict);
+        let sock = ffi::PyDict_GetItemWithError(dict, library.sock);
+        if sock.is_null() || !library.socket.is_class_of(sock) {
+            return None;
+        }
+        ffi::Py_INCREF(sock);
+        Some(sock)
     }
 }

@@ -85,7 +85,8 @@ unsafe extern "C" fn sendall(_module: Object, args: *mut Object, nargs: isize) -
     raw::give(send_all(py, args).map(|()| raw::none()))
 }
 
-fn send_all(py: Python<'_>, args: &[Object]) -> Outcome<()> {
+/// `sendall(data, flags)`; the socket is the first argument.
+pub(super) fn send_all(py: Python<'_>, args: &[Object]) -> Outcome<()> {
     if !(2..=3).contains(&args.len()) {
         return Err(PyTypeError::new_err(format!(
             "sendall expected 1 or 2 arguments, got {}",
