@@ -1021,13 +1021,13 @@ def socket_connect(method: Callable[..., object], sock: _socket.socket, address:
     that the system reports at once is raised.
     """
 
-def socket_io_methods(kind: type, socket: type, /) -> dict[str, Callable[..., Any]]:
+def socket_io_methods(kind: type, socket: type) -> dict[str, Callable[..., Any]]:
     """`readinto` and `write` of `socket.SocketIO`, which is `kind`, for a task.
 
     Called when the methods of `socket` are patched and those of `kind` are not.
     """
 
-def socket_writer_method(kind: type, /) -> Callable[..., Any]:
+def socket_writer_method(kind: type) -> Callable[..., Any]:
     """`write` of what `socketserver` gives its handlers to write to, `kind`, for a task.
 
     Called after `socket_io_methods`.
