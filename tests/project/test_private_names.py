@@ -11,12 +11,13 @@ import importlib
 import multiprocessing.pool
 import re
 import socket
+import socketserver
 import ssl
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,20 @@ PRIVATE = {
     "queue": {"Queue._get": ALWAYS, "Queue._put": ALWAYS, "Queue._qsize": ALWAYS},
     "runpy": {"_run_module_as_main": ALWAYS},
     "socket": {
+        "SocketIO._checkClosed": ALWAYS,
+        "SocketIO._checkReadable": ALWAYS,
+        "SocketIO._checkWritable": ALWAYS,
+        "SocketIO._reading": ALWAYS,
+        "SocketIO._sock": ALWAYS,
+        "SocketIO._timeout_occurred": ALWAYS,
+        "SocketIO._writing": ALWAYS,
         "_GiveupOnSendfile": ALWAYS,
         "socket._accept": ALWAYS,
         "socket._check_sendfile_params": ALWAYS,
         "socket._sendfile_use_send": ALWAYS,
         "socket._sendfile_use_sendfile": ALWAYS,
     },
+    "socketserver": {"_SocketWriter": ALWAYS, "_SocketWriter._sock": ALWAYS},
     "ssl": {
         "SSLSocket._checkClosed": ALWAYS,
         "SSLSocket._check_connected": ALWAYS,
@@ -128,10 +137,18 @@ def unconnected() -> ssl.SSLSocket:
     return context.wrap_socket(socket.socket(), server_hostname="localhost")
 
 
+@contextmanager
+def on_a_socket(make: Any) -> Iterator[Any]:
+    with socket.socket() as sock, closing(make(sock)) as file:
+        yield file
+
+
 #: What has the attributes that a class has not, and how it is done with.
 EXAMPLES: dict[str, Any] = {
     "concurrent.futures.thread.ThreadPoolExecutor": lambda: closing(Ended(ThreadPoolExecutor(1))),
     "multiprocessing.pool.Pool": lambda: closing(Ended(multiprocessing.pool.ThreadPool(1))),
+    "socket.SocketIO": lambda: on_a_socket(lambda sock: socket.SocketIO(sock, "r")),
+    "socketserver._SocketWriter": lambda: on_a_socket(vars(socketserver)["_SocketWriter"]),
     "ssl.SSLSocket": lambda: closing(unconnected()),
     "threading.Condition": lambda: closing(Ended(threading.Condition())),
     "threading.Thread": lambda: closing(Ended(threading.Thread())),
