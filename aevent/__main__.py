@@ -10,6 +10,7 @@ import atexit
 import builtins
 import importlib.machinery
 import io
+import linecache
 import os
 import pkgutil
 import runpy
@@ -143,6 +144,9 @@ def prepare(options: Options) -> Callable[[], None]:
         _set_path("")
         namespace = _new_main(None, importlib.machinery.BuiltinImporter)
         if options.kind == "-c":
+            if sys.version_info >= (3, 13):  # tracebacks show its lines
+                lines = [line + "\n" for line in program.splitlines()]
+                linecache.cache["<string>"] = (len(program), None, lines, "<string>")
             return lambda: exec(_code(program + "\n", "<string>"), namespace)
         source = sys.stdin.buffer.read()
         return lambda: exec(_code(source, "<stdin>"), namespace)
