@@ -458,7 +458,23 @@ class _Search:
             return [
                 (kind.__module__, f"{kind.__qualname__}.{key}") for kind in kinds for key in keys
             ]
-        return self._above(holder, seen)
+        above: list[tuple[str, str]] = []
+        for other in others:
+            if isinstance(other, ANONYMOUS) or not _is_dict_of(holder, other):
+                above += self._visit(other, holder, None, seen)
+                continue
+            # Since 3.11 an object mostly has no dictionary, and is a holder itself.
+            named = self._above(other, seen) if isinstance(other, _TRANSPARENT) else []
+            owner = type(other)
+            above += named or [(owner.__module__, f"{owner.__qualname__}.{key}") for key in keys]
+        return above
+
+
+def _is_dict_of(holder: dict[Any, Any], owner: Any) -> bool:
+    try:
+        return object.__getattribute__(owner, "__dict__") is holder
+    except (AttributeError, TypeError):
+        return False
 
 
 _OURS = (_core.PatchedFunction, _core.PatchedMethod, patcher.Patch, Finding, _Search)
