@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: What `threading.Thread` keeps for itself; whoever starts and ends real threads uses it.
-_THREADS_OWN = frozenset(("_tstate_lock", "_started", "_handle", "_os_thread_handle"))
+THREADS_OWN = frozenset(("_tstate_lock", "_started", "_handle", "_os_thread_handle"))
 
 #: Containers that belong to whoever holds them.
 ANONYMOUS = (
@@ -49,7 +49,7 @@ def attributes(holder: Any, value: Any) -> list[tuple[str, Callable[[Any], objec
     if isinstance(own, dict):
         for name, present in list(own.items()):
             if present is value and not (
-                isinstance(holder, threading.Thread) and name in _THREADS_OWN
+                isinstance(holder, threading.Thread) and name in THREADS_OWN
             ):
                 found.append((name, functools.partial(own.__setitem__, name)))
     for kind in type(holder).__mro__:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from .. import _core
 from . import originals, patcher
-from .holders import ANONYMOUS, attributes, module_of_frame, replaced
+from .holders import ANONYMOUS, THREADS_OWN, attributes, module_of_frame, replaced
 
 
 class Finding(NamedTuple):
@@ -466,7 +466,11 @@ class _Search:
             # Since 3.11 an object mostly has no dictionary, and is a holder itself.
             named = self._above(other, seen) if isinstance(other, _TRANSPARENT) else []
             owner = type(other)
-            above += named or [(owner.__module__, f"{owner.__qualname__}.{key}") for key in keys]
+            above += named or [
+                (owner.__module__, f"{owner.__qualname__}.{key}")
+                for key in keys
+                if not (isinstance(other, originals.SystemThread) and key in THREADS_OWN)
+            ]
         return above
 
 
