@@ -37,21 +37,28 @@ FRAMES: dict[type, str] = {
 }
 
 
+def is_a(holder: Any, kinds: type | tuple[type, ...]) -> bool:
+    """Whether it is one of those, whatever it says itself.
+
+    `isinstance` asks for the `__class__` of what is something else, and a proxy then loads what it
+    stands for.
+    """
+    return issubclass(type(holder), kinds)
+
+
 def attributes(holder: Any, value: Any) -> list[tuple[str, Callable[[Any], object]]]:
     """The attributes of an object that are `value`, each with what sets it."""
     found: list[tuple[str, Callable[[Any], object]]] = []
-    if isinstance(holder, (type, types.FunctionType, types.ModuleType)):
+    if is_a(holder, (type, types.FunctionType, types.ModuleType)):
         return found
     try:
-        own = object.__getattribute__(holder, "__dict__")
-    except (AttributeError, TypeError):
+        own: Any = object.__getattribute__(holder, "__dict__")
+    except Exception:  # a class may have defined what `__dict__` is
         own = {}
-    if isinstance(own, dict):
-        for name, present in list(own.items()):
-            if present is value and not (
-                isinstance(holder, threading.Thread) and name in THREADS_OWN
-            ):
-                found.append((name, functools.partial(own.__setitem__, name)))
+    if is_a(own, dict):
+        for name, present in list(dict.items(own)):
+            if present is value and not (is_a(holder, threading.Thread) and name in THREADS_OWN):
+                found.append((name, functools.partial(dict.__setitem__, own, name)))
     for kind in type(holder).__mro__:
         for name, member in vars(kind).items():
             if isinstance(member, types.MemberDescriptorType) and isinstance(name, str):
@@ -65,8 +72,15 @@ def attributes(holder: Any, value: Any) -> list[tuple[str, Callable[[Any], objec
 
 def module_of_frame(holder: Any) -> str | None:
     """The module of a suspended function; None of anything else."""
-    frame = getattr(holder, FRAMES.get(type(holder), ""), None)
+    attribute = FRAMES.get(type(holder))
+    frame = getattr(holder, attribute) if attribute is not None else None
     return frame.f_globals.get("__name__", "?") if frame is not None else None
+
+
+def module_of_class(kind: type) -> str:
+    """The name of its module; `"?"` if the class has something else there."""
+    module: object = kind.__module__
+    return module if isinstance(module, str) else "?"
 
 
 def _is_writable(kind: type) -> bool:
@@ -75,24 +89,27 @@ def _is_writable(kind: type) -> bool:
 
 
 def replaced(holder: Any, old: Any, new: Any) -> Any:
-    """Changes an anonymous container; returns another one if it cannot be changed, else None."""
-    if isinstance(holder, list):
-        for index, value in enumerate(holder):
+    """Changes an anonymous container; returns another one if it cannot be changed, else None.
+
+    Not by the methods of a class that is derived from the container's: they may do anything.
+    """
+    if is_a(holder, list):
+        for index, value in enumerate(list.__iter__(holder)):
             if value is old:
-                holder[index] = new
-    elif isinstance(holder, set):
-        holder.discard(old)
-        holder.add(new)
-    elif isinstance(holder, deque):
-        for index, value in enumerate(list(holder)):
+                list.__setitem__(holder, index, new)
+    elif is_a(holder, set):
+        set.discard(holder, old)
+        set.add(holder, new)
+    elif is_a(holder, deque):
+        for index, value in enumerate(list(deque.__iter__(holder))):
             if value is old:
-                holder[index] = new
-    elif isinstance(holder, types.CellType):
+                deque.__setitem__(holder, index, new)
+    elif is_a(holder, types.CellType):
         holder.cell_contents = new
-    elif isinstance(holder, functools.partial):
+    elif is_a(holder, functools.partial):
         state: Any = holder.__reduce__()[2]
         function, args, keywords, own = state
-        holder.__setstate__(  # type: ignore[attr-defined]
+        holder.__setstate__(
             (
                 new if function is old else function,
                 new if args is old else args,
@@ -100,23 +117,24 @@ def replaced(holder: Any, old: Any, new: Any) -> Any:
                 own,
             )
         )
-    elif isinstance(holder, (staticmethod, classmethod)):
-        holder.__init__(new)  # type: ignore[misc]
-    elif isinstance(holder, property):
+    elif is_a(holder, (staticmethod, classmethod)):
+        holder.__init__(new)
+    elif is_a(holder, property):
         functions = (holder.fget, holder.fset, holder.fdel)
-        holder.__init__(  # type: ignore[misc]
+        holder.__init__(
             *[new if function is old else function for function in functions], holder.__doc__
         )
-    elif isinstance(holder, types.MethodType):
+    elif is_a(holder, types.MethodType):
         function, instance = holder.__func__, holder.__self__
         return types.MethodType(
             new if function is old else function, new if instance is old else instance
         )
-    elif isinstance(holder, types.BuiltinMethodType):
+    elif is_a(holder, types.BuiltinMethodType):
         return getattr(new, holder.__name__)
-    elif isinstance(holder, (tuple, frozenset)):
-        values = [new if value is old else value for value in holder]
-        if isinstance(holder, tuple):
+    elif is_a(holder, (tuple, frozenset)):
+        if is_a(holder, tuple):
+            values = [new if value is old else value for value in tuple.__iter__(holder)]
             return tuple.__new__(type(holder), values)
-        return type(holder)(values)
+        values = [new if value is old else value for value in frozenset.__iter__(holder)]
+        return frozenset.__new__(type(holder), values)
     return None

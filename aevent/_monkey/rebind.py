@@ -21,13 +21,21 @@ import gc
 import queue
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .. import _core
 from . import originals, patcher
-from .holders import ANONYMOUS, THREADS_OWN, attributes, module_of_frame, replaced
+from .holders import (
+    ANONYMOUS,
+    THREADS_OWN,
+    attributes,
+    is_a,
+    module_of_class,
+    module_of_frame,
+    replaced,
+)
 
 
 class Finding(NamedTuple):
@@ -181,7 +189,7 @@ class _Search:
                 self.old.setdefault(id(referent), referent)
                 self.holders.setdefault(id(referent), []).append(holder)
                 key = id(holder)
-                if isinstance(holder, _LOOKED_THROUGH) and key not in self.old:
+                if is_a(holder, _LOOKED_THROUGH) and key not in self.old:
                     self.old[key] = holder
                     if key not in self.names:
                         targets.append(holder)
@@ -208,14 +216,16 @@ class _Search:
         name = self.names.get(id(holder))
         if name is not None:
             return {name}
-        if isinstance(holder, types.FunctionType):
-            return {holder.__globals__.get("__name__", "?")}
-        if isinstance(holder, type):
-            return {holder.__module__}
-        if isinstance(holder, types.ModuleType):
-            return {holder.__name__}
-        if not isinstance(holder, _LOOKED_THROUGH):
-            return {module_of_frame(holder) or type(holder).__module__}
+        if is_a(holder, types.FunctionType):
+            name = holder.__globals__.get("__name__")
+            return {name if isinstance(name, str) else "?"}
+        if is_a(holder, type):
+            return {module_of_class(holder)}
+        if is_a(holder, types.ModuleType):
+            name = object.__getattribute__(holder, "__dict__").get("__name__")
+            return {name if isinstance(name, str) else "?"}
+        if not is_a(holder, _LOOKED_THROUGH):
+            return {module_of_frame(holder) or module_of_class(type(holder))}
         seen = set() if seen is None else seen
         if id(holder) in seen:
             return set()
@@ -228,7 +238,7 @@ class _Search:
     def stays(self, holder: Any) -> bool:
         """Whether what is in the holder is to stay."""
         owners = self.owners(holder)
-        if isinstance(holder, dict) and ("_aevent_orig" in holder or not owners):
+        if is_a(holder, dict) and (dict.__contains__(holder, "_aevent_orig") or not owners):
             # The latter may be that of a type in C, which the collector does not know.
             return True
         return bool(owners) and (
@@ -246,16 +256,16 @@ class _Search:
                 rebound.append(Finding(*place, _describe(old)))
         except _Unreachable:
             # One that is derived from a class of Python code makes its locks by the patched names.
-            if isinstance(holder, type) and old in (_RLock, _SimpleQueue):
+            if is_a(holder, type) and old in (_RLock, _SimpleQueue):
                 reason = f"is derived from {_describe(old)}, which serves OS threads only"
-                unmended.append(Finding(holder.__module__, holder.__qualname__, reason))
+                unmended.append(Finding(module_of_class(holder), holder.__qualname__, reason))
 
     # --- locks ---
 
     def mend(self, old: Any) -> None:
         """Replaces what was made by an original class in all of its holders, or in none."""
         holders = self.holders_of(old)
-        if all(isinstance(holder, deque) or self.stays(holder) for holder in holders):
+        if all(is_a(holder, deque) or self.stays(holder) for holder in holders):
             # In a deque are the locks of those who wait for a condition, in real threads.
             return
         what = _KINDS.get(type(old), "an object of its class")
@@ -298,16 +308,16 @@ class _Search:
                 raise _Unreachable(f"cannot be derived anew: {error}") from error
         except _Unreachable as error:
             reason = f"is derived from {_describe(_Local)} and {error}"
-            unmended.append(Finding(old.__module__, old.__qualname__, reason))
+            unmended.append(Finding(module_of_class(old), old.__qualname__, reason))
             return
         self.new[id(old)] = new
         for holder in self.holders_of(old):
-            if not isinstance(holder, type) and type(holder) is not old:
+            if not is_a(holder, type) and type(holder) is not old:
                 try:
                     self.put(holder, old, new)
                 except _Unreachable:
                     continue  # what the interpreter keeps about classes, such as their bases
-        rebound.append(Finding(old.__module__, old.__qualname__, _describe(_Local)))
+        rebound.append(Finding(module_of_class(old), old.__qualname__, _describe(_Local)))
         for instance in instances:
             self.mend(instance)
 
@@ -316,14 +326,14 @@ class _Search:
         seen: set[int] = set()
 
         def look(holder: Any, held: Any) -> None:
-            if isinstance(holder, (tuple, frozenset, types.MethodType, types.BuiltinMethodType)):
+            if is_a(holder, (tuple, frozenset, types.MethodType, types.BuiltinMethodType)):
                 if id(holder) not in seen:
                     seen.add(id(holder))
                     for other in self.holders_of(holder):
                         look(other, holder)
-            elif isinstance(holder, types.FunctionType) and holder.__defaults__ is held:
+            elif is_a(holder, types.FunctionType) and holder.__defaults__ is held:
                 pass
-            elif not isinstance(holder, ANONYMOUS) and not attributes(holder, held):
+            elif not is_a(holder, ANONYMOUS) and not attributes(holder, held):
                 raise _Unreachable(f"a {type(holder).__qualname__} refers to as well")
 
         for holder in self.holders_of(old):
@@ -377,27 +387,27 @@ class _Search:
         if id(holder) in seen:
             return []
         seen.add(id(holder))
-        if isinstance(holder, dict):
+        if is_a(holder, dict):
             return self._visit_dict(holder, old, new, seen)
-        if isinstance(holder, types.FunctionType):
+        if is_a(holder, types.FunctionType):
             if holder.__defaults__ is old and new:
                 holder.__defaults__ = new[0]
             return [(holder.__module__ or "?", holder.__qualname__)]
-        if not isinstance(holder, ANONYMOUS):
+        if not is_a(holder, ANONYMOUS):
             names = attributes(holder, old)
             if new:
                 if not names:
                     raise _Unreachable
                 for _, put in names:
                     put(new[0])
-            above = self._above(holder, seen) if isinstance(holder, _TRANSPARENT) else []
+            above = self._above(holder, seen) if is_a(holder, _TRANSPARENT) else []
             if above:
                 return above
-            owner = holder if isinstance(holder, type) else type(holder)
+            owner = holder if is_a(holder, type) else type(holder)
             suspended_in = module_of_frame(holder)
             if suspended_in:
                 return [(suspended_in, holder.__qualname__)]
-            return [(owner.__module__, f"{owner.__qualname__}.{name}") for name, _ in names]
+            return [(module_of_class(owner), f"{owner.__qualname__}.{name}") for name, _ in names]
         if new is None:
             return self._above(holder, seen)
         other = replaced(holder, old, new[0])
@@ -433,10 +443,10 @@ class _Search:
     def _visit_dict(
         self, holder: dict[Any, Any], old: Any, new: tuple[Any] | None, seen: set[int]
     ) -> list[tuple[str, str]]:
-        keys = [key for key, value in list(holder.items()) if value is old]
+        keys = [key for key, value in list(dict.items(holder)) if value is old]
         module = self.names.get(id(holder))
         others = self.holders_of(holder)
-        kinds = [kind for kind in others if isinstance(kind, type)]
+        kinds = [kind for kind in others if is_a(kind, type)]
         kinds = [kind for kind in kinds if any(vars(kind).get(key) is old for key in keys)]
         if new:
             for key in keys:
@@ -447,29 +457,33 @@ class _Search:
                     except TypeError as error:
                         raise _Unreachable from error
                 if not kinds:
-                    holder[key] = new[0]
-            if old in holder and not kinds and module is None:
-                items = [(new[0] if key is old else key, value) for key, value in holder.items()]
-                holder.clear()
-                holder.update(items)
+                    dict.__setitem__(holder, key, new[0])
+            if dict.__contains__(holder, old) and not kinds and module is None:
+                items = [(new[0] if key is old else key, v) for key, v in dict.items(holder)]
+                base: Any = OrderedDict if is_a(holder, OrderedDict) else dict
+                base.clear(holder)
+                for key, value in items:
+                    base.__setitem__(holder, key, value)
         if module is not None:
             return [(module, str(key)) for key in keys]
         if kinds:
             return [
-                (kind.__module__, f"{kind.__qualname__}.{key}") for kind in kinds for key in keys
+                (module_of_class(kind), f"{kind.__qualname__}.{key}")
+                for kind in kinds
+                for key in keys
             ]
         above: list[tuple[str, str]] = []
         for other in others:
-            if isinstance(other, ANONYMOUS) or not _is_dict_of(holder, other):
+            if is_a(other, ANONYMOUS) or not _is_dict_of(holder, other):
                 above += self._visit(other, holder, None, seen)
                 continue
             # Since 3.11 an object mostly has no dictionary, and is a holder itself.
-            named = self._above(other, seen) if isinstance(other, _TRANSPARENT) else []
+            named = self._above(other, seen) if is_a(other, _TRANSPARENT) else []
             owner = type(other)
             above += named or [
-                (owner.__module__, f"{owner.__qualname__}.{key}")
+                (module_of_class(owner), f"{owner.__qualname__}.{key}")
                 for key in keys
-                if not (isinstance(other, originals.SystemThread) and key in THREADS_OWN)
+                if not (is_a(other, originals.SystemThread) and key in THREADS_OWN)
             ]
         return above
 
@@ -477,7 +491,7 @@ class _Search:
 def _is_dict_of(holder: dict[Any, Any], owner: Any) -> bool:
     try:
         return object.__getattribute__(owner, "__dict__") is holder
-    except (AttributeError, TypeError):
+    except Exception:  # a class may have defined what `__dict__` is
         return False
 
 
@@ -533,7 +547,7 @@ def _is_own(original: Any) -> bool:
 def _module_names() -> dict[int, str]:
     names: dict[int, str] = {}
     for name, module in list(sys.modules.items()):
-        if isinstance(module, types.ModuleType):
+        if is_a(module, types.ModuleType):
             # Not `vars`: that would load a module that is to be loaded when it is used.
             names.setdefault(id(object.__getattribute__(module, "__dict__")), name)
     return names

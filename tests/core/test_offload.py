@@ -325,3 +325,31 @@ def main():
 aevent.run(main)
 """
     assert fresh_ok(source) == "ended\n"
+
+
+def test_a_call_that_returns_while_the_interpreter_ends_does_no_harm(fresh_ok: Fresh) -> None:
+    source = """
+import ctypes, os, threading
+import aevent
+aevent.setup()
+
+class AtTheEnd:
+    "The interpreter drops it when it has begun to end; the call's thread then asks for its lock."
+    def __init__(self):
+        self.write, self.join = os.write, __import__("time").sleep
+        self.answer, self.end = os.pipe()
+    def __del__(self):
+        self.write(self.end, b"x")
+        self.join(0.05)
+
+at_the_end = AtTheEnd()
+read = ctypes.CDLL(None).read
+
+def main():
+    with aevent.move_on_after(0.01):
+        aevent.offload(read, at_the_end.answer, ctypes.create_string_buffer(1), 1)
+
+aevent.run(main)
+print("ended")
+"""
+    assert fresh_ok(source) == "ended\n"

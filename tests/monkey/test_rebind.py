@@ -367,3 +367,81 @@ def main():
 aevent.run(main)
 """
     fresh_ok(script, backend)
+
+
+def test_nothing_of_foreign_objects_is_called(fresh_ok: Any, backend: str) -> None:
+    program = """
+import collections, sys, time, types
+from threading import Lock
+from time import sleep
+
+called = []
+
+class Proxy:
+    "Whatever is asked of it, it loads what it stands for."
+    def __getattribute__(self, name):
+        called.append(name)
+        raise RuntimeError(name)
+    def __hash__(self):
+        called.append("hash")
+        raise RuntimeError
+    __eq__ = __bool__ = __len__ = __iter__ = __contains__ = __hash__
+
+class Lazy:
+    "As django's are: it says that it is of another class, and finds out which."
+    __class__ = property(lambda self: called.append("__class__"))
+    def __getattr__(self, name):
+        called.append(name)
+        raise RuntimeError(name)
+
+class Guarded(dict):
+    def __setitem__(self, key, value):
+        called.append("set")
+        raise RuntimeError
+    __contains__ = __getitem__ = items = keys = __iter__ = __len__ = clear = update = __setitem__
+
+class GuardedList(list):
+    def __setitem__(self, index, value):
+        called.append("set")
+        raise RuntimeError
+    __getitem__ = __iter__ = __len__ = __setitem__
+
+class Slots:
+    __slots__ = ("own",)
+    __getattr__ = __setattr__ = lambda self, name, *value: called.append(name)
+
+class Ordered(collections.OrderedDict):
+    pass
+
+class OddModule:
+    __module__ = property(lambda self: called.append("__module__"))
+    def __init__(self):
+        self.sleep = sleep
+
+sys.modules["a_proxy"] = Proxy()
+sys.modules["lazy_settings"] = Lazy()
+lazy = Lazy()
+lazy.__dict__["sleep"], lazy.__dict__["lock"] = sleep, Lock()
+guarded, ordered, listed = Guarded(a=sleep), Ordered(a=sleep, b=1), GuardedList([sleep])
+slots = Slots()
+Slots.own.__set__(slots, sleep)
+odd = OddModule()
+proxies = {1: Proxy(), "x": [Proxy()]}
+module = types.ModuleType("lazily")
+module.__getattr__ = called.append
+module.sleep = sleep
+sys.modules["lazily"] = module
+
+import aevent
+aevent.setup(sys.argv[1])
+assert called == [], called
+assert lazy.__dict__["sleep"] is time.sleep
+assert dict.__getitem__(guarded, "a") is time.sleep
+assert list.__getitem__(listed, 0) is time.sleep
+assert list(ordered.items()) == [("a", time.sleep), ("b", 1)]
+assert Slots.own.__get__(slots) is time.sleep and odd.sleep is time.sleep
+assert module.sleep is time.sleep
+str(aevent.doctor())
+assert called == [], called
+"""
+    fresh_ok(program, backend)

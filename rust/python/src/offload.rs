@@ -102,10 +102,12 @@ fn signal_mask() -> libc::sigset_t {
 /// # Safety
 /// `function` is a valid object, `args` a tuple, `kwargs` a dictionary or null; attached.
 unsafe fn call(function: Object, args: Object, kwargs: Object) -> Object {
-    // Declared here for the ABI: the call unwinds.
-    unsafe extern "C-unwind" {
-        fn PyObject_Call(function: Object, args: Object, kwargs: Object) -> Object;
-    }
+    type Call = unsafe extern "C-unwind" fn(Object, Object, Object) -> Object;
+    let plain: unsafe extern "C" fn(Object, Object, Object) -> Object = ffi::PyObject_Call;
+    // Not by its name: the compiler takes from pyo3's declaration that it does not unwind, even
+    // where another declaration says that it does, and leaves out what is to be dropped.
+    // SAFETY: the ABI is the same but for that.
+    let unwinding = std::hint::black_box(unsafe { std::mem::transmute::<_, Call>(plain) });
     struct Hang;
     impl Drop for Hang {
         fn drop(&mut self) {
@@ -116,7 +118,7 @@ unsafe fn call(function: Object, args: Object, kwargs: Object) -> Object {
     }
     let hang = Hang;
     // SAFETY: the caller's promise.
-    let result = unsafe { PyObject_Call(function, args, kwargs) };
+    let result = unsafe { unwinding(function, args, kwargs) };
     std::mem::forget(hang);
     result
 }
