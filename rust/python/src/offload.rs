@@ -103,11 +103,12 @@ fn signal_mask() -> libc::sigset_t {
 /// `function` is a valid object, `args` a tuple, `kwargs` a dictionary or null; attached.
 unsafe fn call(function: Object, args: Object, kwargs: Object) -> Object {
     type Call = unsafe extern "C-unwind" fn(Object, Object, Object) -> Object;
-    let plain: unsafe extern "C" fn(Object, Object, Object) -> Object = ffi::PyObject_Call;
+    type Plain = unsafe extern "C" fn(Object, Object, Object) -> Object;
+    let plain: Plain = ffi::PyObject_Call;
     // Not by its name: the compiler takes from pyo3's declaration that it does not unwind, even
     // where another declaration says that it does, and leaves out what is to be dropped.
     // SAFETY: the ABI is the same but for that.
-    let unwinding = std::hint::black_box(unsafe { std::mem::transmute::<_, Call>(plain) });
+    let unwinding = std::hint::black_box(unsafe { std::mem::transmute::<Plain, Call>(plain) });
     struct Hang;
     impl Drop for Hang {
         fn drop(&mut self) {
