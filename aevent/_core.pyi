@@ -54,9 +54,11 @@ __all__ = [
     "current_thread",
     "deliver_signal",
     "driver",
+    "end_preemption",
     "file_io_methods",
     "find_word",
     "get_host",
+    "hold_preemption",
     "in_task",
     "is_fifo",
     "keep_running_loops",
@@ -73,6 +75,7 @@ __all__ = [
     "os_readv",
     "os_write",
     "os_writev",
+    "preempt",
     "print_exception",
     "queue_methods",
     "referrers",
@@ -84,6 +87,7 @@ __all__ = [
     "set_class_attribute",
     "set_home",
     "set_host",
+    "set_preemption",
     "set_signal_handler",
     "set_thread_hooks",
     "set_tracing_functions",
@@ -835,6 +839,25 @@ def deliver_signal(number: int, frame: FrameType | None, /) -> None:
     and if it raises nothing the wait goes on. A green thread that computes is preempted for that.
     Without a main task the handler is called outside of any task.
     """
+
+def preempt(number: int, frame: FrameType | None, /) -> None:
+    """What the interpreter calls when a task has computed for long: a green thread lets others run.
+
+    Not while it is under `native()`, runs an event loop, or is in aevent's own Python code. Raises
+    what a signal handler raises that is called meanwhile.
+    """
+
+def set_preemption(number: int, points: bytes) -> None:
+    """Has `preempt`, the handler of this signal, called by a task that computes; 0 for nobody.
+
+    `points` are the instructions at which a task may be left.
+    """
+
+def hold_preemption(delta: int) -> None:
+    """Above zero in sum, nobody is preempted for the time being."""
+
+def end_preemption() -> None:
+    """Before the interpreter ends: nobody is preempted any more."""
 
 def set_signal_handler(number: int, handler: Callable[..., object] | None) -> Any:
     """Sets what `deliver_signal` calls for a signal, and returns what it was."""

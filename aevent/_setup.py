@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _run, integrations
+from . import _core, _run, _signals, integrations
 from ._backend import check_name, load
 from ._exceptions import AeventError, AeventWarning
-from ._monkey import hosts, patcher, threading
+from ._monkey import hosts, originals, patcher, threading
 from ._monkey import rebind as early
 from ._monkey.threading import REAL_THREADS
 
@@ -45,6 +45,7 @@ def setup(
     exclude: Iterable[str] = (),
     rebind: bool = True,
     real_threads: Iterable[str] = (),
+    preempt: bool = False,
 ) -> None:
     """Patches the standard library and chooses the backend that `run` uses by default.
 
@@ -58,6 +59,10 @@ def setup(
 
     `real_threads` names packages whose own threads are to stay real, since they wait in C. gRPC's
     do without being named.
+
+    With `preempt`, a green thread of the main OS thread that computes for 10 ms of CPU time,
+    without a call that might wait, lets others run between two instructions, as a real thread
+    does. A coroutine never does, nor what runs under `native()`, nor a call into C.
 
     Calling it again with the same backend is fine; with another it is an error, since patched code
     is the same for all backends and `run(…, backend=…)` chooses one for a single call.
@@ -80,6 +85,8 @@ def setup(
                 f"aevent.run(…, backend={name!r}) where you want another."
             )
         hosts.keep_originals()
+        if preempt:
+            _begin_preemption()
         return
     # Before anything is patched: a missing host must not leave a half-patched process.
     try:
@@ -103,6 +110,8 @@ def setup(
         after_in_child=threading.after_fork_in_child,
     )
     integrations.install(excluded)
+    if preempt:
+        _begin_preemption()
     if rebind:
         for finding in early.rebind(hosts.belongs):
             # At the end: if warnings are errors, everything is patched nevertheless.
@@ -111,6 +120,12 @@ def setup(
                 AeventWarning,
                 stacklevel=2,
             )
+
+
+def _begin_preemption() -> None:
+    if _signals.in_main_os_thread() and not _signals.is_preempting():
+        _signals.begin_preemption()
+        originals.saved["atexit"]["register"](_core.end_preemption)
 
 
 def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> Any:

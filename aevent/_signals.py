@@ -6,6 +6,7 @@ The interpreter notices a signal in whatever runs on the main OS thread. What it
 
 from __future__ import annotations
 
+import dis
 import os
 import signal
 import threading
@@ -25,6 +26,12 @@ _main_thread: Callable[[], threading.Thread] = threading.main_thread
 #: Whether the default handler of SIGINT is delivered to a main task of ours, too.
 _interrupts_are_ours = False
 
+#: The number of a signal that stands for "this task has computed for long", or 0.
+_preemption = 0
+
+#: Whether the program has a wake-up descriptor, which must not tell of that one.
+_has_wakeup_fd = False
+
 #: The pipe that wakes our loop: what it is read from and written to.
 _pipe: tuple[int, int] | None = None
 
@@ -36,6 +43,16 @@ def in_main_os_thread() -> bool:
 
 def set_handler(number: int, handler: Any) -> Any:
     """`signal.signal`, with a handler that is called by the main task. Returns the former one."""
+    global _preemption
+    if _preemption and number == _preemption:
+        # The program has a use for it: another will do.
+        _preemption = 0
+        _core.set_preemption(0, b"")
+        _signal(number, signal.SIG_DFL)
+        try:
+            return set_handler(number, handler)
+        finally:
+            begin_preemption()
     if callable(handler) and (_interrupts_are_ours or handler is not signal.default_int_handler):
         known = isinstance(number, int)
         former = _core.set_signal_handler(number, handler) if known and number >= 0 else None
@@ -54,7 +71,36 @@ def set_handler(number: int, handler: Any) -> Any:
 def get_handler(number: int) -> Any:
     """`signal.getsignal`: the program's handler, not what stands for it."""
     handler = _getsignal(number)
+    if handler is _core.preempt:
+        return signal.SIG_DFL
     return _core.signal_handler(int(number)) if handler is _core.deliver_signal else handler
+
+
+def is_preempting() -> bool:
+    """Whether green threads that compute are preempted."""
+    return _preemption != 0
+
+
+def begin_preemption() -> None:
+    """Has green threads of the main OS thread that compute let the others run."""
+    global _preemption
+    _preemption = 0
+    for number in sorted(signal.valid_signals(), reverse=True):
+        if number < getattr(signal, "SIGRTMIN", number + 1):
+            return
+        if _getsignal(number) is signal.SIG_DFL:
+            break
+    else:
+        return
+    _signal(number, _core.preempt)
+    _preemption = number
+    # Where the interpreter asks for signals between two instructions, and not in a call.
+    points = (
+        code
+        for name, code in dis.opmap.items()
+        if code < 256 and (name == "RESUME" or ("JUMP" in name and "NO_INTERRUPT" not in name))
+    )
+    _core.set_preemption(number, bytes(points))
 
 
 @contextmanager
@@ -114,7 +160,11 @@ def wakeups() -> Iterator[None]:
 
 def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
     """`signal.set_wakeup_fd`: our own, which takes its place, is not shown."""
+    global _has_wakeup_fd
     former = _set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
+    if _has_wakeup_fd != (fd != -1):
+        _has_wakeup_fd = fd != -1
+        _core.hold_preemption(1 if _has_wakeup_fd else -1)
     if _pipe is not None and _core.driver() is not None:
         if fd == -1:
             _set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)

@@ -24,6 +24,7 @@ mod offload;
 mod patched;
 mod poll;
 mod portal;
+mod preempt;
 mod python_thread;
 mod queue;
 mod raw;
@@ -106,6 +107,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(running_loop::set_running_loop, module)?)?;
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
+    module.add_function(wrap_pyfunction!(preempt::end_preemption, module)?)?;
+    module.add_function(wrap_pyfunction!(preempt::hold_preemption, module)?)?;
+    module.add_function(wrap_pyfunction!(preempt::preempt, module)?)?;
+    module.add_function(wrap_pyfunction!(preempt::set_preemption, module)?)?;
     module.add_function(wrap_pyfunction!(python_thread::set_thread_hooks, module)?)?;
     module.add_function(wrap_pyfunction!(queue::queue_methods, module)?)?;
     module.add_function(wrap_pyfunction!(signals::deliver_signal, module)?)?;

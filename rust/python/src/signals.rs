@@ -133,15 +133,18 @@ pub fn run_postponed(event_loop: &Loop, me: &Task<Payload>) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether `frame` is of aevent's own code, which counts on running until it parks.
-fn is_ours(frame: &Bound<'_, PyAny>) -> bool {
+/// Whether `frame` is of aevent's own code, which counts on running until it parks, or of the import
+/// system, whose lock is the OS thread's.
+pub fn is_ours(frame: &Bound<'_, PyAny>) -> bool {
     let name = || {
         frame
             .getattr("f_globals")?
             .get_item("__name__")?
             .extract::<String>()
     };
-    name().is_ok_and(|name| name == "aevent" || name.starts_with("aevent."))
+    name().is_ok_and(|name| {
+        name == "aevent" || name.starts_with("aevent.") || name.starts_with("importlib._")
+    })
 }
 
 /// See `_core.pyi`.

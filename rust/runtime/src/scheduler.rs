@@ -8,6 +8,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cancel_tree::Scope;
 use crate::clock::{self, NEVER};
@@ -45,7 +46,7 @@ const READS_PER_TURN: u32 = 12;
 
 /// The scheduler of one OS thread.
 ///
-/// Only [`Scheduler::enqueue`], [`Scheduler::notify`] and [`Scheduler::closing_elsewhere`] may be
+/// Only [`Scheduler::enqueue`], [`Scheduler::notify`], [`Scheduler::looked`] and [`Scheduler::closing_elsewhere`] may be
 /// called from other threads.
 pub struct Scheduler<X: Send + Sync + 'static> {
     owner: usize,
@@ -53,8 +54,8 @@ pub struct Scheduler<X: Send + Sync + 'static> {
     queue: UnsafeCell<RunQueue<Arc<Task<X>>>>,
     timers: UnsafeCell<Timers<Due<X>>>,
     reactor: UnsafeCell<Reactor<Arc<Task<X>>>>,
-    /// The coarse time of the last look at the kernel.
-    looked: Cell<u64>,
+    /// The coarse time of the last look at the kernel. Stored by the owner; other threads may ask.
+    looked: AtomicU64,
     /// How many tasks may still run before the next look.
     until_look: Cell<u32>,
     /// How many short calls the present slice may still have before the clock is read, and after how
@@ -84,7 +85,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             queue: UnsafeCell::new(RunQueue::new()),
             timers: UnsafeCell::new(Timers::new()),
             reactor: UnsafeCell::new(reactor),
-            looked: Cell::new(clock::coarse()),
+            looked: AtomicU64::new(clock::coarse()),
             until_look: Cell::new(TASKS_PER_LOOK),
             until_clock: Cell::new(1),
             calls_per_clock: Cell::new(1),
@@ -108,10 +109,16 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
 
     /// A time slice begins now.
     pub fn begin_slice(&self) {
-        self.looked.set(clock::coarse());
+        self.looked.store(clock::coarse(), Ordering::Relaxed);
         self.until_look.set(TASKS_PER_LOOK);
         self.until_clock.set(1);
         self.calls_per_clock.set(1);
+    }
+
+    /// When the present time slice began, by the coarse clock. May be called from any thread.
+    #[inline]
+    pub fn looked(&self) -> u64 {
+        self.looked.load(Ordering::Relaxed)
     }
 
     /// Whether the calling thread is the one the scheduler belongs to.
@@ -207,7 +214,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             return true;
         }
         self.until_look.set(left - 1);
-        clock::coarse() != self.looked.get()
+        clock::coarse() != self.looked()
     }
 
     /// Like [`Scheduler::is_look_due`], for calls that take nanoseconds themselves: for them even the
@@ -231,7 +238,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         const CALLS_AT_MOST: u32 = 32;
         let reads = self.clock_reads.get() + 1;
         self.clock_reads.set(reads % READS_PER_TURN);
-        if reads == READS_PER_TURN || clock::coarse() != self.looked.get() {
+        if reads == READS_PER_TURN || clock::coarse() != self.looked() {
             // Asked again by the next call, should nobody look.
             self.until_clock.set(1);
             self.calls_per_clock.set(1);

@@ -7,6 +7,7 @@ use aevent_runtime::fork;
 use super::{Driver, Loop, Next, all_loops, current, existing};
 use crate::errors;
 use crate::finish;
+use crate::preempt;
 use crate::raw;
 use crate::stack::{self, Object};
 use crate::task::{Kind, TaskRef, release, state};
@@ -92,6 +93,7 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
         .map_err(|error| errors::from_io(py, &error))?;
     event_loop.generation.set(fork::generation());
     event_loop.signals.forget_postponed();
+    preempt::after_fork_in_child(&event_loop.scheduler);
     std::mem::forget(event_loop.take_hand_off());
     let driven = event_loop.driver.get() != Driver::None;
     if let Some(task) = current() {

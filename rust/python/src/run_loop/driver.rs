@@ -10,6 +10,7 @@ use super::stack_loop::stack_function;
 use super::{Loop, Next};
 use crate::errors;
 use crate::finish;
+use crate::preempt;
 use crate::stack::{self, Object};
 use crate::task::{Kind, TaskRef, release, state};
 
@@ -44,6 +45,7 @@ impl Loop {
             Driver::None
         });
         self.scheduler.set_host_has_the_thread(host.is_some());
+        self.watch_or_rest(host.is_some());
         if let Some(task) = self.take_current() {
             // Whether it cooperates may have changed.
             self.set_current(task);
@@ -51,6 +53,18 @@ impl Loop {
         // SAFETY: as in `host`; the old value is dropped after it was replaced.
         drop(unsafe { std::mem::replace(&mut *self.host.get(), host) });
         Ok(())
+    }
+
+    /// Whether tasks that compute are to be preempted from now on.
+    fn watch_or_rest(&self, driven: bool) {
+        if !self.is_main_thread {
+            return;
+        }
+        if driven {
+            preempt::watch(&self.scheduler);
+        } else {
+            preempt::rest();
+        }
     }
 
     /// A stack that is ready to take the hand-off. Only for the base.
@@ -110,6 +124,7 @@ impl Loop {
         }
         self.driver.set(Driver::Native);
         self.scheduler.set_host_has_the_thread(false);
+        self.watch_or_rest(true);
         let base = stack::current();
         self.base.set(base);
         let result = loop {
@@ -134,6 +149,7 @@ impl Loop {
         self.tracing.before(None);
         self.stop.set(false);
         self.driver.set(Driver::None);
+        self.watch_or_rest(false);
         self.base.set(null_mut());
         release(base);
         result
