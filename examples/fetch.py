@@ -11,8 +11,7 @@ had to wait.
     python examples/fetch.py --backend trio --downloads 1000 --at-a-time 200
 
 It exits with status 1, and says why, if an answer is wrong, if the downloads take more than twice
-as long as the server's sleeping alone, or if the loop stood still for more than 100 ms. What other
-programs on a busy machine take away from this one does not count.
+as long as the server's sleeping alone, or if the loop stood still for more than 100 ms.
 """
 
 from __future__ import annotations
@@ -51,19 +50,6 @@ HEARTBEAT_INTERVAL = 0.01
 
 LONGEST_HEARTBEAT_GAP = 0.1
 LONGEST_WALL_TIME = 2.0  # in multiples of the ideal
-
-
-def own_time() -> float:
-    """A clock, in seconds, that stands still while others have the processor this thread wants.
-
-    Where the system does not say how long that was, it never stands still.
-    """
-    try:
-        with open("/proc/thread-self/schedstat") as statistics:
-            waited = int(statistics.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        waited = 0.0
-    return time.perf_counter() - waited
 
 
 def body_of(path: str) -> bytes:
@@ -137,7 +123,6 @@ class Outcome:
     downloads: int = 0
     wrong_paths: list[str] = field(default_factory=list)
     wall_time: float = 0.0
-    own_time: float = 0.0
     longest_gap: float = 0.0
 
     def record(self, path: str, *, correct: bool) -> None:
@@ -150,16 +135,16 @@ class Outcome:
 async def heartbeat(outcome: Outcome) -> None:
     """Ticks until it is cancelled, and notes the longest time between two ticks."""
     sleep = HOST_SLEEP[outcome.backend]
-    last_tick = own_time()
+    last_tick = time.perf_counter()
     try:
         while True:
             await sleep(HEARTBEAT_INTERVAL)
-            now = own_time()
+            now = time.perf_counter()
             outcome.longest_gap = max(outcome.longest_gap, now - last_tick)
             last_tick = now
     finally:
         # A loop that stood still until the very end leaves only this last, unfinished gap.
-        outcome.longest_gap = max(outcome.longest_gap, own_time() - last_tick)
+        outcome.longest_gap = max(outcome.longest_gap, time.perf_counter() - last_tick)
 
 
 async def fetch_all(outcome: Outcome, options: argparse.Namespace) -> None:
@@ -172,13 +157,12 @@ async def fetch_all(outcome: Outcome, options: argparse.Namespace) -> None:
             background.spawn(server.serve_forever)
             background.spawn(heartbeat, outcome)
 
-            started, started_own = time.perf_counter(), own_time()
+            started = time.perf_counter()
             async with aevent.TaskGroup() as workers:
                 for _ in range(options.at_a_time):
                     workers.spawn(download, server.url, paths, outcome)
             # Leaving the inner group has waited for every worker.
             outcome.wall_time = time.perf_counter() - started
-            outcome.own_time = own_time() - started_own
 
             # Neither the server nor the heartbeat ends by itself. Cancelling reaches the server
             # inside its `selectors` call, although it knows nothing of cancellation.
@@ -203,9 +187,9 @@ def complaints(outcome: Outcome, options: argparse.Namespace) -> list[str]:
         found.append(
             f"{len(outcome.wrong_paths)} answers were wrong, the first for {outcome.wrong_paths[0]}"
         )
-    if outcome.own_time > LONGEST_WALL_TIME * ideal:
+    if outcome.wall_time > LONGEST_WALL_TIME * ideal:
         found.append(
-            f"the downloads took {outcome.own_time:.2f} s, "
+            f"the downloads took {outcome.wall_time:.2f} s, "
             f"more than {LONGEST_WALL_TIME:g} times the ideal {ideal:.2f} s"
         )
     if outcome.longest_gap > LONGEST_HEARTBEAT_GAP:
