@@ -124,6 +124,9 @@ class AsyncioBackend(HostBackend):
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         async def coroutine() -> T:
+            # anyio imports what it needs for asyncio when it is first asked. Not in a wait: an
+            # interrupt in the middle of that import would be raised in it.
+            anyio.get_cancelled_exc_class()
             return await main()
 
         if "loop_factory" in options and sys.version_info < (3, 11):
