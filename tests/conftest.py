@@ -71,7 +71,9 @@ def timeout(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _environment(env: dict[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "AEVENT_BACKEND"}
+    # Unbuffered, print() writes a line in pieces, and threads take turns between them.
+    not_theirs = ("AEVENT_BACKEND", "PYTHONUNBUFFERED")
+    inherited = {name: value for name, value in os.environ.items() if name not in not_theirs}
     return {**inherited, "PYTHONPATH": str(ROOT), **env}
 
 
