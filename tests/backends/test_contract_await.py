@@ -122,8 +122,10 @@ def test_await_of_what_is_no_awaitable_is_a_type_error(run: Run) -> None:
 
 
 def test_sync_code_in_awaited_code_parks_the_calling_task_only(run: Run) -> None:
-    async def sleeper() -> None:
-        time.sleep(0.02)
+    done = threading.Event()
+
+    async def waiter() -> None:
+        assert done.wait(60)
 
     def main() -> None:
         turns: list[int] = []
@@ -132,10 +134,11 @@ def test_sync_code_in_awaited_code_parks_the_calling_task_only(run: Run) -> None
             for _ in range(5):
                 time.sleep(0.001)
                 turns.append(1)
+            done.set()
 
         thread = threading.Thread(target=other)
         thread.start()
-        aevent.await_(sleeper())
+        aevent.await_(waiter())
         assert len(turns) == 5
 
     run(main)

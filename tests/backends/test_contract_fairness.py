@@ -256,9 +256,11 @@ def test_host_tasks_that_are_always_ready_leave_green_threads_their_turns(
 
 def test_equal_tasks_get_equal_turns(run: Run) -> None:
     order: list[int] = []
+    waiting: list[int] = []
     begin = threading.Event()
 
     def worker(number: int) -> None:
+        waiting.append(number)
         begin.wait()
         for _ in range(5):
             order.append(number)
@@ -268,7 +270,9 @@ def test_equal_tasks_get_equal_turns(run: Run) -> None:
         threads = [threading.Thread(target=worker, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.001)
+        while waiting != [0, 1, 2, 3]:
+            time.sleep(0)
+        time.sleep(0)
         begin.set()
         for thread in threads:
             thread.join()

@@ -332,21 +332,29 @@ def test_host_cancellation_of_the_task_in_a_runner_cancels_its_threads(run_host:
     log: list[str] = []
 
     def worker() -> None:
+        log.append("begins")
         try:
             time.sleep(3600)
         finally:
-            log.append("worker")
+            log.append("ends")
+
+    async def cancel_when_it_runs(scope: anyio.CancelScope) -> None:
+        while not log:
+            await anyio.sleep(0)
+        scope.cancel()
 
     async def main() -> None:
-        with anyio.move_on_after(0.005) as scope:
-            async with aevent.runner():
-                await aevent.per_task()
-                threading.Thread(target=worker).start()
-                await anyio.sleep(3600)
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                group.start_soon(cancel_when_it_runs, scope)
+                async with aevent.runner():
+                    await aevent.per_task()
+                    threading.Thread(target=worker).start()
+                    await anyio.sleep(3600)
+            assert scope.cancelled_caught
 
     run_host(main)
-    assert log == ["worker"]
+    assert log == ["begins", "ends"]
 
 
 def test_cancelling_an_asyncio_task_in_a_sync_call() -> None:

@@ -1,10 +1,16 @@
 //! Who runs next.
 //!
-//! Two queues, each first in first out: `ready` holds what was woken or has yielded, `fresh` what
-//! never ran. They take turns: a round of `ready` (what was in it when the round began), then as
+//! Three queues, each first in first out: `due` holds what a deadline has woken, `ready` what was woken
+//! otherwise or has yielded, `fresh` what never ran.
+//!
+//! `ready` and `fresh` take turns: a round of `ready` (what was in it when the round began), then as
 //! many fresh ones as fit into one time slice. So a burst of new threads that all compute does not
 //! keep what was woken meanwhile waiting for longer than a slice and one thread's work, and a pair
 //! of threads that yield to each other forever does not keep new ones from starting.
+//!
+//! `due` comes before both, but for one slice only; the next slice is theirs. So who asked to be woken
+//! at a certain time does not wait for a whole round of those who have much to do, and sleepers that
+//! all compute, however many, take half of the time at most.
 
 use std::collections::VecDeque;
 
@@ -12,12 +18,24 @@ use crate::clock;
 
 /// The run queue of one scheduler. See the module's description for its order.
 pub struct RunQueue<T> {
+    due: VecDeque<T>,
     ready: VecDeque<T>,
     fresh: VecDeque<T>,
     /// How many of `ready` are still to run before `fresh` has its slice.
     round: usize,
     /// The coarse time at which the present slice of `fresh` began.
     slice: u64,
+    /// Whose slice it was when somebody was due last.
+    turn: Turn,
+    /// Somebody else has run since one that was due did.
+    others_ran: bool,
+}
+
+/// Who has the slice that began at this coarse time.
+#[derive(Clone, Copy)]
+enum Turn {
+    Due(u64),
+    Others(u64),
 }
 
 impl<T> Default for RunQueue<T> {
@@ -30,11 +48,20 @@ impl<T> RunQueue<T> {
     /// An empty queue.
     pub fn new() -> Self {
         Self {
+            due: VecDeque::new(),
             ready: VecDeque::new(),
             fresh: VecDeque::new(),
             round: 0,
             slice: 0,
+            turn: Turn::Others(0),
+            others_ran: true,
         }
+    }
+
+    /// Appends a task whose deadline has come.
+    #[inline]
+    pub fn push_due(&mut self, task: T) {
+        self.due.push_back(task);
     }
 
     /// Appends a task that was woken or has yielded.
@@ -52,12 +79,36 @@ impl<T> RunQueue<T> {
     /// Takes the next task to run.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
+        if !self.due.is_empty() && self.is_turn_of_due() {
+            self.others_ran = false;
+            return self.due.pop_front();
+        }
+        self.others_ran = true;
         if self.fresh.is_empty() {
             // The next fresh one begins a slice of its own.
             self.slice = 0;
             return self.ready.pop_front();
         }
         self.pop_contested()
+    }
+
+    /// Whether those that are due go on; there are some.
+    #[inline(never)]
+    fn is_turn_of_due(&mut self) -> bool {
+        if self.ready.is_empty() && self.fresh.is_empty() {
+            return true;
+        }
+        let now = clock::coarse();
+        let is_theirs = match self.turn {
+            Turn::Due(began) => began == now || self.others_ran,
+            Turn::Others(began) => began != now,
+        };
+        self.turn = if is_theirs {
+            Turn::Due(now)
+        } else {
+            Turn::Others(now)
+        };
+        is_theirs
     }
 
     fn pop_contested(&mut self) -> Option<T> {
@@ -88,12 +139,12 @@ impl<T> RunQueue<T> {
 
     /// How many tasks wait for their turn.
     pub fn len(&self) -> usize {
-        self.ready.len() + self.fresh.len()
+        self.due.len() + self.ready.len() + self.fresh.len()
     }
 
     /// Whether nobody waits for a turn.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.fresh.is_empty()
+        self.ready.is_empty() && self.fresh.is_empty() && self.due.is_empty()
     }
 }

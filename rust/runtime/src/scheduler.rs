@@ -164,6 +164,18 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         }
     }
 
+    /// Puts a task into the run queue whose deadline has come. The caller has claimed it by its state.
+    #[inline]
+    pub(crate) fn enqueue_due(&self, task: Arc<Task<X>>) {
+        if self.is_mine() {
+            self.queue().push_due(task);
+            self.tell_host();
+        } else {
+            // A task of another thread, in a scope that has its deadline here.
+            self.inbox.send(Letter::Unparked(task));
+        }
+    }
+
     /// The running task goes to the end of the run queue. Owner only.
     #[inline]
     pub fn requeue(&self, task: Arc<Task<X>>) {
@@ -306,10 +318,10 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         let now = clock::now();
         while let Some(due) = self.timers().pop_expired(now) {
             match due {
-                Due::Unpark(task) => task.unpark_owned(),
+                Due::Unpark(task) => task.unpark_due(),
                 Due::Cancel(scope) => {
                     for task in scope.cancel() {
-                        task.unpark_owned();
+                        task.unpark_due();
                     }
                 }
             }

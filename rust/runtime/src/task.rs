@@ -94,6 +94,16 @@ impl<X: Send + Sync + 'static> Task<X> {
         }
     }
 
+    /// Like [`Task::unpark_owned`], because a deadline has come. Only for the scheduler itself.
+    #[inline]
+    pub(crate) fn unpark_due(self: Arc<Self>) {
+        if self.claim() {
+            let scheduler: *const Scheduler<X> = Arc::as_ptr(&self.scheduler);
+            // SAFETY: as in `unpark_owned`.
+            unsafe { &*scheduler }.enqueue_due(self);
+        }
+    }
+
     /// Whether the caller has to queue the task.
     #[inline]
     fn claim(&self) -> bool {

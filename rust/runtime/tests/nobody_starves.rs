@@ -93,6 +93,65 @@ fn woken_ones_that_never_cease_do_not_starve_a_new_one() {
 }
 
 #[test]
+fn whose_deadline_has_come_waits_for_no_round() {
+    let mut queue = RunQueue::new();
+    for task in ["woken 1", "woken 2"] {
+        queue.push_ready(task);
+    }
+    queue.push_fresh("new");
+    for task in ["due 1", "due 2"] {
+        queue.push_due(task);
+    }
+    assert_eq!(queue.len(), 5);
+    let first: Vec<_> = (0..2).filter_map(|_| queue.pop()).collect();
+    // The clock may have ticked in between.
+    assert!(first[0] == "due 1");
+    let order: Vec<_> = first
+        .into_iter()
+        .chain(std::iter::from_fn(|| queue.pop()))
+        .collect();
+    let place = |task| order.iter().position(|other| *other == task).unwrap();
+    assert!(place("due 1") < place("due 2"));
+    assert_eq!(order.len(), 5);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn those_that_are_due_and_compute_leave_every_other_slice_to_the_rest() {
+    let _watchdog = Watchdog::start();
+    let mut queue = RunQueue::new();
+    queue.push_ready("woken");
+    queue.push_due("due");
+    let mut turns = Vec::new();
+    for _ in 0..6 {
+        let task = queue.pop().unwrap();
+        turns.push(task);
+        // It computes for a slice, and is ready again at once.
+        wait_for_the_coarse_clock();
+        match task {
+            "due" => queue.push_due("due"),
+            _ => queue.push_ready("woken"),
+        }
+    }
+    assert_eq!(turns, ["due", "woken", "due", "woken", "due", "woken"]);
+}
+
+#[test]
+fn who_becomes_due_later_does_not_wait_for_what_was_used_up_before() {
+    let _watchdog = Watchdog::start();
+    let mut queue = RunQueue::new();
+    for _ in 0..3 {
+        queue.push_ready("woken");
+    }
+    queue.push_due("due");
+    assert_eq!(queue.pop(), Some("due"));
+    assert_eq!(queue.pop(), Some("woken"));
+    wait_for_the_coarse_clock();
+    queue.push_due("due");
+    assert_eq!(queue.pop(), Some("due"));
+}
+
+#[test]
 fn without_woken_ones_the_new_ones_run_beyond_their_slice() {
     let _watchdog = Watchdog::start();
     let mut queue = RunQueue::new();
