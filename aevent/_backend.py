@@ -59,9 +59,12 @@ class HostTasks(Protocol):
 
 
 class Backend(ABC):
-    """What drives a loop. The native one, which `aevent.run` runs itself, has only its name."""
+    """What drives a loop. Of the native one, which `aevent.run` runs itself, this is all."""
 
     name: str
+
+    #: The names of the options that `run` takes.
+    run_options: frozenset[str]
 
 
 class HostBackend(Backend):
@@ -69,9 +72,6 @@ class HostBackend(Backend):
 
     #: What the host raises in a cancelled task.
     cancelled: type[BaseException]
-
-    #: The names of the options that `run` takes.
-    run_options: frozenset[str]
 
     def __init__(self) -> None:
         self._attached = 0
@@ -183,6 +183,10 @@ class HostBackend(Backend):
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """The host's own sleep; zero is a checkpoint."""
+
+    @abstractmethod
+    async def wait_all_tasks_blocked(self, cushion: float) -> None:
+        """Waits until all other tasks, the host's and ours, have waited for `cushion` seconds."""
 
 
 def check_name(name: str) -> str:

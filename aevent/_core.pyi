@@ -49,18 +49,23 @@ __all__ = [
     "buffered_method",
     "checkpoint",
     "checkpoint_if_cancelled",
+    "clock_offset_ns",
     "current_effective_deadline",
     "current_task",
     "current_thread",
+    "current_time",
+    "current_time_ns",
     "deliver_signal",
     "driver",
     "end_preemption",
     "file_io_methods",
     "find_word",
     "get_host",
+    "give_up_clock",
     "hold_preemption",
     "in_task",
     "is_fifo",
+    "jump_clock",
     "keep_running_loops",
     "local",
     "loop_fd",
@@ -85,6 +90,7 @@ __all__ = [
     "runner_variable",
     "set_buffered_owner",
     "set_class_attribute",
+    "set_clock",
     "set_home",
     "set_host",
     "set_preemption",
@@ -119,6 +125,7 @@ __all__ = [
     "wait_child",
     "wait_descriptors",
     "wait_for_handler",
+    "wait_quiet",
     "watch_buffered",
     "watch_signals",
 ]
@@ -263,6 +270,38 @@ def wait_descriptors(
     are over. The caller asks the kernel what is ready. A regular file
     counts as ready at once, and so does a number that is not open: the caller's own call says what
     is wrong with it. RuntimeError outside a task.
+    """
+
+def current_time() -> float:
+    """The time of the calling OS thread's loop, in which deadlines are: `time.monotonic()`'s, unless
+    `set_clock` was called in that thread."""
+
+def current_time_ns() -> int:
+    """`current_time` in nanoseconds."""
+
+def clock_offset_ns() -> int:
+    """By how much the calling OS thread's loop is ahead of `time.monotonic()`, in nanoseconds."""
+
+def set_clock(rate: float, autojump_threshold: float | None = None) -> None:
+    """From now on, `rate` seconds of the calling OS thread's loop pass in a real one. For tests.
+
+    When nobody has had anything to do for `autojump_threshold` real seconds, the clock jumps to the
+    next deadline; `None`: never. Native loops only. ValueError for what is negative or too large.
+    """
+
+def jump_clock(seconds: float) -> None:
+    """Sets the clock of the calling OS thread's loop forward. Whose deadlines have come is ready."""
+
+def give_up_clock() -> None:
+    """The time of the calling OS thread's loop is the real one again, at once.
+
+    Only when nothing has a deadline: those that were set in the loop's own time are too late now.
+    """
+
+def wait_quiet(cushion: float = 0.0) -> Wait:
+    """A wait until nobody else has had anything to do for `cushion` real seconds. Native loops only.
+
+    Those with the shortest cushion are told first, together.
     """
 
 def sleep(seconds: float, /) -> None:

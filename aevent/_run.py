@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 from . import _core
@@ -58,7 +58,8 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
 
     Green threads that it started are waited for, except daemons, which are then cancelled.
     `options` go to the host's own `run`: `asyncio.Runner`'s (`debug`, `loop_factory`) or
-    `trio.run`'s (`clock`, `instruments`, …).
+    `trio.run`'s (`clock`, `instruments`, …). The native one takes an `aevent.testing.MockClock` as
+    `clock`.
 
     Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits; an async `fn`
     on asyncio is cancelled instead, as `asyncio.run` does it, and `run` raises KeyboardInterrupt.
@@ -80,15 +81,14 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
         )
     adapter = load(backend or default_backend())()
     before_run()
-    known = adapter.run_options if isinstance(adapter, HostBackend) else frozenset()
     for option in options:
-        if option not in known:
-            choice = f": it has {', '.join(sorted(known))}" if known else ""
-            raise TypeError(f"the {adapter.name} backend has no option {option!r}{choice}")
+        if option not in adapter.run_options:
+            choice = ", ".join(sorted(adapter.run_options))
+            raise TypeError(f"the {adapter.name} backend has no option {option!r}: it has {choice}")
     with _main_thread(fn) as main, _plain_interrupts():
         if isinstance(adapter, HostBackend):
             return _run_hosted(adapter, main, args, options)
-        return _run_natively(main, args)
+        return _run_natively(main, args, **options)
 
 
 @contextmanager
@@ -243,11 +243,15 @@ async def _run_main_thread(
     return check_not_coroutine(fn, task.result())
 
 
-def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _run_natively(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    clock: AbstractContextManager[object] | None = None,
+) -> Any:
     children = _core.Children(keeps_errors=False)
     token = _runner.set(children)
     try:
-        with interrupts(), wakeups():
+        with interrupts(), wakeups(), clock or contextlib.nullcontext():
             if is_coroutine_function(fn):
 
                 async def main() -> Any:
@@ -267,6 +271,8 @@ def _run_natively(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
             return _core.run_native(main_of_sync, (), None, children)
     finally:
         _runner.reset(token)
+        # A test's clock may have run ahead. Nothing has a deadline now.
+        _core.give_up_clock()
 
 
 async def _end_threads(children: _core.Children, abandon: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -17,7 +16,7 @@ def _deadline_after(seconds: float | None) -> float:
         return math.inf
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"seconds must be a non-negative number, not {seconds!r}")
-    return time.monotonic() + seconds
+    return _core.current_time() + seconds
 
 
 def move_on_at(deadline: float, *, shield: bool = False) -> CancelScope:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from . import _core
 from ._backend import checkpoint as checkpoint
@@ -15,7 +14,7 @@ def current_time() -> float:
 
     Deadlines of aevent's scopes are in this clock, also where the host has one of its own.
     """
-    return time.monotonic()
+    return _core.current_time()
 
 
 async def sleep(seconds: float) -> None:
@@ -27,12 +26,12 @@ async def sleep(seconds: float) -> None:
     elif seconds == 0:
         await _core.Checkpoint()
     else:
-        await _core.Sleep(time.monotonic() + seconds)
+        await _core.Sleep(_core.current_time() + seconds)
 
 
 async def sleep_until(deadline: float) -> None:
     """Sleeps until `deadline`, in seconds of `current_time()`. A checkpoint, also if it is past."""
-    await sleep(max(0.0, deadline - time.monotonic()))
+    await sleep(max(0.0, deadline - _core.current_time()))
 
 
 async def sleep_forever() -> None:

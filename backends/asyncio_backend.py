@@ -6,7 +6,6 @@ import asyncio
 import functools
 import math
 import sys
-import time
 from asyncio import events
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +20,10 @@ from aevent._backend import HostBackend, HostScope, HostTasks
 from aevent._exceptions import AeventError
 
 T = TypeVar("T")
+
+#: How many turns of the loop in which nobody was ready make us believe that nobody will be: each
+#: asks the kernel for news, and what it tells takes a turn or two to reach a task.
+_QUIET_TURNS = 5
 
 
 class AnyioScope:
@@ -146,7 +149,7 @@ class AsyncioBackend(HostBackend):
         if math.isinf(deadline):
             return deadline
         assert self._loop is not None
-        return self._loop.time() + deadline - time.monotonic()
+        return self._loop.time() + deadline - _core.current_time()
 
     def begin_ticking(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
@@ -220,7 +223,7 @@ class AsyncioBackend(HostBackend):
         if math.isinf(deadline):
             return deadline
         assert self._loop is not None
-        return time.monotonic() + deadline - self._loop.time()
+        return _core.current_time() + deadline - self._loop.time()
 
     def task_identity(self) -> int:
         """What tells the running host task from others, 0 outside one."""
@@ -232,6 +235,15 @@ class AsyncioBackend(HostBackend):
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
+
+    async def wait_all_tasks_blocked(self, cushion: float) -> None:
+        # anyio asks each task what it waits for, but not the loop what it is about to call, and
+        # knows nothing of ours.
+        quiet = 0
+        while quiet < _QUIET_TURNS:
+            await anyio.wait_all_tasks_blocked()
+            await asyncio.sleep(cushion if quiet == _QUIET_TURNS - 2 else 0)
+            quiet = quiet + 1 if _core.statistics().get("ready", 0) == 0 else 0
 
 
 # asyncio refers to its tasks weakly.

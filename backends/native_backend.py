@@ -9,6 +9,7 @@ class NativeBackend(Backend):
     """Says that nobody else drives the loop: `aevent.run` runs it itself."""
 
     name = "native"
+    run_options = frozenset({"clock"})
 
 
 ADAPTER = NativeBackend

@@ -6,7 +6,6 @@ import contextvars
 import functools
 import inspect
 import math
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -71,7 +70,7 @@ def deadline_in_host(deadline: float) -> float:
     """A deadline of `time.monotonic()` in trio's clock."""
     if math.isinf(deadline):
         return deadline
-    return trio.current_time() + deadline - time.monotonic()
+    return trio.current_time() + deadline - _core.current_time()
 
 
 class TrioBackend(HostBackend):
@@ -141,7 +140,7 @@ class TrioBackend(HostBackend):
         deadline = trio.current_effective_deadline()
         if math.isinf(deadline):
             return deadline
-        return time.monotonic() + deadline - trio.current_time()
+        return _core.current_time() + deadline - trio.current_time()
 
     def task_identity(self) -> int:
         """What tells the running host task from others, 0 outside one."""
@@ -152,6 +151,12 @@ class TrioBackend(HostBackend):
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
+
+    async def wait_all_tasks_blocked(self, cushion: float) -> None:
+        import trio.testing  # for tests only
+
+        # The task that drives our scheduler only waits when nobody is ready there.
+        await trio.testing.wait_all_tasks_blocked(cushion)
 
 
 ADAPTER = TrioBackend

@@ -8,11 +8,10 @@ waits in that way for each object, the others stand in line: many waiting tasks 
 from __future__ import annotations
 
 import _multiprocessing  # type: ignore[import-not-found]
-import time
 from typing import Any
 
 from .. import _core
-from . import patcher
+from . import originals, patcher
 from ._thread import get_ident
 
 _original: Any = _multiprocessing.SemLock
@@ -89,7 +88,7 @@ class SemLock(_original):  # type: ignore[misc]
         self.release()
 
     def _wait(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else originals.monotonic() + timeout
         if not self._line.acquire(timeout=-1 if timeout is None else timeout):
             return False
         try:
@@ -108,13 +107,13 @@ class SemLock(_original):  # type: ignore[misc]
         while True:
             patience = _PATIENCE
             if deadline is not None:
-                patience = max(0.0, min(patience, deadline - time.monotonic()))
+                patience = max(0.0, min(patience, deadline - originals.monotonic()))
             if _take(self, True, patience):
                 if end.setdefault("taken", True):
                     return True
                 _give(self)
                 return False
-            if end or (deadline is not None and time.monotonic() >= deadline):
+            if end or (deadline is not None and originals.monotonic() >= deadline):
                 return False
 
     def _count(self) -> int:

@@ -10,7 +10,6 @@ import math
 import operator
 import os
 import select
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,20 +26,22 @@ class Patience:
     __slots__ = ("_deadline", "_idle")
 
     def __init__(self, seconds: float | None) -> None:
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._deadline = None if seconds is None else _core.current_time() + seconds
         self._idle = 0
 
     def is_over(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._deadline is not None and _core.current_time() >= self._deadline
 
     def wait(self, descriptors: list[tuple[int, bool, bool]], urgent: Iterable[int] = ()) -> None:
         """Parks until one of the descriptors may be ready, or the time is over."""
-        began = time.monotonic()
-        left = None if self._deadline is None else max(self._deadline - began, 0)
+        began = originals.monotonic()
+        left = None
+        if self._deadline is not None:
+            left = max(self._deadline - _core.current_time(), 0)
         _core.wait_descriptors(descriptors, left, [*urgent])
         # What cannot be waited for (a regular file that select() is to find exceptional) and what
         # is ready for something else than was asked for would have us spin.
-        self._idle = self._idle + 1 if time.monotonic() - began < 0.0001 else 0
+        self._idle = self._idle + 1 if originals.monotonic() - began < 0.0001 else 0
         if self._idle > 3:
             pause = 0.001 * 2 ** min(self._idle - 3, 5)
             _core.sleep(pause if left is None else min(pause, left))

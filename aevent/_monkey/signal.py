@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -79,7 +78,7 @@ def _wait(sigset: Iterable[int], timeout: float | None) -> Any:
     if info is not None or (timeout is not None and timeout <= 0):
         _core.checkpoint()
         return info
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else _core.current_time() + timeout
     with _blocking({int(number) for number in numbers}):
         descriptor = _core.open_signalfd([int(number) for number in numbers])
         try:
@@ -87,7 +86,7 @@ def _wait(sigset: Iterable[int], timeout: float | None) -> Any:
                 info = _sigtimedwait(numbers, 0)
                 if info is not None:
                     return info
-                left = None if deadline is None else deadline - time.monotonic()
+                left = None if deadline is None else deadline - _core.current_time()
                 if left is not None and left <= 0:
                     return None
                 _core.wait_descriptors([(descriptor, True, False)], left)

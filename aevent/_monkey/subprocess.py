@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from typing import Any
 
 from .. import _core
@@ -36,7 +35,7 @@ def wait(self: subprocess.Popen[Any], timeout: float | None = None) -> int:
     """Waits for the child's end itself: the original would look every now and then."""
     if timeout is None or self.returncode is not None or timeout <= 0:
         return _wait(self, timeout)
-    until = time.monotonic() + timeout
+    until = _core.current_time() + timeout
     # Whoever waits in another thread may have the status already, and is about to say so.
     if self.poll() is None:
         try:
@@ -44,7 +43,7 @@ def wait(self: subprocess.Popen[Any], timeout: float | None = None) -> int:
         except OSError:
             pass
     # Short of the end of the time, somebody else has collected it, or it was no child.
-    left = until - time.monotonic()
+    left = until - _core.current_time()
     if self.poll() is None and left <= 0:
         raise subprocess.TimeoutExpired(self.args, timeout)
     return _wait(self, max(left, 0.001))

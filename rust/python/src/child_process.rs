@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use crate::errors;
 use crate::poll::{Waited, wait_for};
 use crate::run_loop;
+use crate::task::TaskRef;
 use crate::wait;
 
 /// What a thread of the pool waits for: the arguments of `waitid`.
@@ -106,6 +107,27 @@ pub fn wait_child(
     let task = task.clone();
     wait::check(&task)?;
     let deadline = timeout.map_or(NEVER, wait::deadline_after);
+    // A clock of a test's does not jump ahead of a child that is at work.
+    event_loop.scheduler.count_work(true);
+    let result = wait_for_end(
+        py,
+        event_loop,
+        &task,
+        Question { which, id, options },
+        deadline,
+    );
+    event_loop.scheduler.count_work(false);
+    result
+}
+
+fn wait_for_end(
+    py: Python<'_>,
+    event_loop: &run_loop::Loop,
+    task: &TaskRef,
+    question: Question,
+    deadline: u64,
+) -> PyResult<bool> {
+    let Question { which, id, options } = question;
     if which == libc::P_PID
         && options & (libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED) == libc::WEXITED
         && let Some(fd) = open_pidfd(id)
@@ -115,12 +137,12 @@ pub fn wait_child(
             return Ok(waited == Waited::Reported);
         }
     }
-    let answer = ask(Question { which, id, options });
+    let answer = ask(question);
     let mut waiter = answer.queue.listen();
     Ok(wait::park_until(
         py,
         event_loop,
-        &task,
+        task,
         deadline,
         false,
         |cx| {

@@ -20,9 +20,10 @@ use std::cell::{Cell, UnsafeCell};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
+use aevent_runtime::clock;
 use aevent_runtime::fork;
 use aevent_runtime::reactor;
-use aevent_runtime::scheduler::Scheduler;
+use aevent_runtime::scheduler::{Pace, Scheduler};
 use aevent_runtime::task::Task;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -268,12 +269,45 @@ impl Loop {
         if timeout == Some(0) {
             return self.look();
         }
+        if self.scheduler.is_quiet_awaited() {
+            return self.wait_for_quiet(timeout);
+        }
         let (fd, mut batch) = self.scheduler.begin_wait();
         // SAFETY: we are attached, or no Python code could have called us.
         let py = unsafe { Python::assume_attached() };
         let result = py.detach(|| reactor::wait(fd, &mut batch, timeout));
         let result = self.scheduler.take_in(batch, result);
         self.after_events(result);
+    }
+
+    /// The same while somebody waits until nothing happens any more.
+    #[cold]
+    #[inline(never)]
+    fn wait_for_quiet(&self, timeout: Option<u64>) {
+        let pace = self.scheduler.pace();
+        let timeout = match pace {
+            Pace::Real(left) => left,
+            Pace::Own => timeout,
+        };
+        let shorter = match (timeout, self.scheduler.patience()) {
+            (Some(timeout), Some(patience)) => Some(timeout.min(patience)),
+            (timeout, patience) => timeout.or(patience),
+        };
+        let (own, began) = (clock::now(), clock::real());
+        let (fd, mut batch) = self.scheduler.begin_wait();
+        // SAFETY: as above.
+        let py = unsafe { Python::assume_attached() };
+        let result = py.detach(|| reactor::wait(fd, &mut batch, shorter));
+        let lasted = clock::real() - began;
+        if matches!(pace, Pace::Real(_)) {
+            clock::jump_to(own + lasted);
+        }
+        let nothing = matches!(result, Ok(0));
+        let result = self.scheduler.take_in(batch, result);
+        self.after_events(result);
+        if nothing && !self.scheduler.has_ready() && !self.stop.get() {
+            self.scheduler.after_quiet(lasted);
+        }
     }
 
     fn after_events(&self, result: std::io::Result<()>) {

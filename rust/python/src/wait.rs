@@ -186,6 +186,11 @@ pub fn block_until(
     });
     let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
+    // A thread that blocks does so in real time, whatever time its tasks have.
+    let deadline = match deadline {
+        NEVER => NEVER,
+        _ => clock::real().saturating_add(deadline.saturating_sub(clock::now())),
+    };
     loop {
         if poll(&mut cx).is_ready() {
             return Ok(true);
@@ -193,7 +198,7 @@ pub fn block_until(
         let timeout = if deadline == NEVER {
             None
         } else {
-            let now = clock::now();
+            let now = clock::real();
             if now >= deadline {
                 return Ok(false);
             }

@@ -7,6 +7,7 @@
 //! - [`descriptor`] and [`reactor`]: readiness of file descriptors.
 //! - [`wait_queue`]: locks, semaphores and notifications that anything with a waker can wait for.
 //! - [`cancel_tree`]: cancel scopes.
+//! - [`quiet`]: who waits until nobody else has anything to do.
 //! - [`task`] and [`scheduler`]: what parks, and the scheduler of one OS thread.
 //! - [`offload`]: OS threads for calls that block.
 //!
@@ -19,6 +20,7 @@ pub mod descriptor;
 pub mod fork;
 pub mod inbox;
 pub mod offload;
+pub mod quiet;
 pub mod reactor;
 pub mod run_queue;
 pub mod scheduler;

@@ -9,10 +9,12 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
 
 use crate::cancel_tree::Scope;
 use crate::clock::{self, NEVER};
 use crate::inbox::Inbox;
+use crate::quiet::{Quiet, QuietKey};
 use crate::reactor::{self, Batch, Direction, Interest, OnceKey, Reactor};
 use crate::run_queue::RunQueue;
 use crate::task::Task;
@@ -29,6 +31,16 @@ enum Letter<X: Send + Sync + 'static> {
     Unparked(Arc<Task<X>>),
     /// A descriptor was closed elsewhere.
     Closing(RawFd),
+}
+
+/// How time passes while nobody is ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pace {
+    /// As the thread's own time does, if it has one.
+    Own,
+    /// As in reality: the clock would jump, but for work that is under way elsewhere. With the
+    /// nanoseconds that are left until the next deadline.
+    Real(Option<u64>),
 }
 
 /// The address of this is what tells one OS thread from another: cheaper than a `ThreadId`.
@@ -54,6 +66,7 @@ pub struct Scheduler<X: Send + Sync + 'static> {
     queue: UnsafeCell<RunQueue<Arc<Task<X>>>>,
     timers: UnsafeCell<Timers<Due<X>>>,
     reactor: UnsafeCell<Reactor<Arc<Task<X>>>>,
+    quiet: UnsafeCell<Quiet>,
     /// The coarse time of the last look at the kernel. Stored by the owner; other threads may ask.
     looked: AtomicU64,
     /// How many tasks may still run before the next look.
@@ -85,6 +98,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             queue: UnsafeCell::new(RunQueue::new()),
             timers: UnsafeCell::new(Timers::new()),
             reactor: UnsafeCell::new(reactor),
+            quiet: UnsafeCell::new(Quiet::new()),
             looked: AtomicU64::new(clock::coarse()),
             until_look: Cell::new(TASKS_PER_LOOK),
             until_clock: Cell::new(1),
@@ -101,6 +115,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.inbox.reset()?;
         std::mem::forget(std::mem::take(self.queue()));
         std::mem::forget(std::mem::take(self.timers()));
+        std::mem::forget(std::mem::take(self.quiet()));
         let reactor = Reactor::new(self.inbox.bell())?;
         std::mem::replace(self.reactor(), reactor).abandon();
         self.begin_slice();
@@ -150,6 +165,14 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         debug_assert!(self.is_mine());
         // SAFETY: as for `queue`; the wakers given to it only touch the queue and the inbox.
         unsafe { &mut *self.reactor.get() }
+    }
+
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    fn quiet(&self) -> &mut Quiet {
+        debug_assert!(self.is_mine());
+        // SAFETY: as for `queue`; what it gives back is dropped when it is no longer borrowed.
+        unsafe { &mut *self.quiet.get() }
     }
 
     /// Puts a task that was unparked into the run queue, or into the inbox if the caller is another
@@ -270,15 +293,14 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.take_in(batch, result)
     }
 
-    /// How long a wait may be: nanoseconds until the next deadline, `None` without one, zero when
+    /// How long a wait may be: real nanoseconds until the next deadline, `None` without one, zero when
     /// something is ready.
     pub fn time_to_wait(&self) -> Option<u64> {
         if self.has_ready() || self.inbox.is_rung() {
             return Some(0);
         }
-        self.timers()
-            .next_deadline()
-            .map(|deadline| deadline.saturating_sub(clock::now()))
+        let deadline = self.timers().next_deadline()?;
+        clock::in_real_time(deadline.saturating_sub(clock::now()))
     }
 
     /// The first half of a wait: what [`reactor::wait`] needs, which may then be called with
@@ -296,6 +318,71 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.fire_timers();
         self.begin_slice();
         result.map(|_| ())
+    }
+
+    /// Has `waker` woken when it has been quiet for `cushion` nanoseconds. Owner only.
+    pub fn wake_when_quiet(&self, cushion: u64, waker: Waker) -> QuietKey {
+        self.quiet().add(cushion, waker)
+    }
+
+    /// Whether the wait goes on; if so, `waker` is to be woken from now on. Owner only.
+    pub fn is_awaiting_quiet(&self, key: QuietKey, waker: &Waker) -> bool {
+        // A waker is dropped when nothing is borrowed: it may hold the last reference to a task.
+        let former = self.quiet().renew(key, waker);
+        former.is_some()
+    }
+
+    /// Gives the wait up. Owner only.
+    pub fn forget_quiet(&self, key: QuietKey) {
+        let former = self.quiet().forget(key);
+        drop(former);
+    }
+
+    /// Has the clock jump to the next deadline whenever it has been quiet for that long.
+    pub fn set_autojump(&self, cushion: Option<u64>) {
+        self.quiet().set_autojump(cushion);
+    }
+
+    /// One task more, or one less, waits for work that is done in another thread of this process.
+    pub fn count_work(&self, more: bool) {
+        self.quiet().count_work(more);
+    }
+
+    /// Whether anybody waits until nobody else has anything to do.
+    #[inline]
+    pub fn is_quiet_awaited(&self) -> bool {
+        self.quiet().is_awaited()
+    }
+
+    /// How time passes in the next wait.
+    pub fn pace(&self) -> Pace {
+        if !self.quiet().is_jump_held() {
+            return Pace::Own;
+        }
+        let deadline = self.timers().next_deadline();
+        Pace::Real(deadline.map(|deadline| deadline.saturating_sub(clock::now())))
+    }
+
+    /// How long nothing may happen until [`Scheduler::after_quiet`] is to be called, in nanoseconds.
+    /// `None`: nobody waits for that.
+    pub fn patience(&self) -> Option<u64> {
+        self.quiet().patience(!self.timers().is_empty())
+    }
+
+    /// Nobody was ready, and nothing has happened, for `lasted` nanoseconds.
+    pub fn after_quiet(&self, lasted: u64) {
+        let patient = self.quiet().take_patient(lasted);
+        let somebody = !patient.is_empty();
+        for waker in patient {
+            waker.wake();
+        }
+        if !somebody
+            && self.quiet().may_jump(lasted)
+            && let Some(deadline) = self.timers().next_deadline()
+        {
+            clock::jump_to(deadline);
+            self.fire_timers();
+        }
     }
 
     fn collect_letters(&self) {
@@ -328,6 +415,14 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         }
     }
 
+    /// Somebody has set the owner's own time forward, or changed its rate: deadlines may have come.
+    pub fn clock_has_jumped(&self) {
+        self.fire_timers();
+        if self.host_has_the_thread.get() {
+            self.arm_host_timer();
+        }
+    }
+
     /// Has `task` unparked at `deadline`. Owner only.
     #[inline]
     pub fn unpark_at(&self, deadline: u64, task: Arc<Task<X>>) -> TimerKey {
@@ -345,8 +440,14 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     #[inline]
     fn arm_if_host_waits(&self, deadline: u64) {
         if self.host_has_the_thread.get() {
-            self.reactor().arm(deadline, clock::now());
+            self.arm(deadline);
         }
+    }
+
+    /// In real time: a kernel's timer knows no other.
+    fn arm(&self, deadline: u64) {
+        self.reactor()
+            .arm(clock::real_deadline(deadline), clock::real());
     }
 
     /// Takes a deadline back; nothing happens if it has come already. Owner only.
@@ -371,7 +472,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     pub fn arm_host_timer(&self) {
         let deadline = self.next_deadline();
         if deadline != NEVER {
-            self.reactor().arm(deadline, clock::now());
+            self.arm(deadline);
         }
     }
 
