@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import urllib.robotparser
 import xmlrpc.client
 import xmlrpc.server
 from collections.abc import Callable, Iterator
@@ -191,3 +192,54 @@ def test_xmlrpc() -> None:
             with pytest.raises(xmlrpc.client.Fault, match="is not supported"):
                 proxy.unknown()
         assert heart.ticks
+
+
+def test_docxmlrpc() -> None:
+    class ThreadingServer(http.server.ThreadingHTTPServer, xmlrpc.server.DocXMLRPCServer):
+        daemon_threads = True
+
+        def __init__(self, address: tuple[str, int]) -> None:
+            xmlrpc.server.DocXMLRPCServer.__init__(self, address, logRequests=False)
+
+    def double(number: int) -> int:
+        """Doubles."""
+        beaten.wait(5)
+        return number * 2
+
+    beaten = threading.Event()
+    server = ThreadingServer(("127.0.0.1", 0))
+    server.set_server_title("a title")
+    server.register_function(double)
+    with heartbeat() as heart, serving(server) as (host, port):
+        url = f"http://{host}:{port}"
+        with urllib.request.urlopen(url, timeout=5) as response:
+            page = response.read().decode()
+        assert "a title" in page and "Doubles." in page
+        heart.after_ticks(beaten.set)
+        with xmlrpc.client.ServerProxy(url) as proxy:
+            assert proxy.double(4) == 8
+        assert beaten.is_set()
+
+
+def test_robotparser() -> None:
+    beaten = threading.Event()
+
+    class Rules(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            beaten.wait(5)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"User-agent: *\nDisallow: /private\nCrawl-delay: 3\n")
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with heartbeat() as heart, serving(Server(("127.0.0.1", 0), Rules)) as (host, port):
+        url = f"http://{host}:{port}"
+        heart.after_ticks(beaten.set)
+        parser = urllib.robotparser.RobotFileParser(f"{url}/robots.txt")
+        parser.read()
+        assert parser.can_fetch("me", f"{url}/public")
+        assert not parser.can_fetch("me", f"{url}/private/page")
+        assert parser.crawl_delay("me") == 3
+        assert beaten.is_set()
