@@ -222,6 +222,7 @@ def in_task_of_ours() -> bool:
     return _core.task_kind() in ("coroutine", "green")
 
 
+@_core.shortcut
 async def wait(wait: _core.Wait) -> None:
     """Waits for `wait` in whichever task runs this. Cancellation gives the wait up.
 
@@ -240,6 +241,7 @@ async def wait(wait: _core.Wait) -> None:
         raise
 
 
+@_core.shortcut
 async def checkpoint() -> None:
     """Lets other tasks run, and raises if the running one is cancelled."""
     if in_task_of_ours():

@@ -99,6 +99,7 @@ __all__ = [
     "set_tracing_functions",
     "setprofile",
     "settrace",
+    "shortcut",
     "signal_handler",
     "sleep",
     "socket_call",
@@ -131,6 +132,7 @@ __all__ = [
 ]
 
 _P = ParamSpec("_P")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -231,15 +233,21 @@ class Checkpoint:
     def __await__(self) -> Generator[Any, Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> bool | None: ...
+    def send(self, value: None, /) -> bool | None: ...
+    def throw(self, error: BaseException, /) -> None: ...
+    def close(self, /) -> None: ...
 
 @final
 class Sleep:
     """`await Sleep(deadline)` sleeps until `deadline`. For native tasks; raises `Cancelled`."""
 
-    def __new__(cls, deadline: float) -> Self: ...
+    def __new__(cls, deadline: float, /) -> Self: ...
     def __await__(self) -> Generator[Any, Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> None: ...
+    def send(self, value: None, /) -> None: ...
+    def throw(self, error: BaseException, /) -> None: ...
+    def close(self, /) -> None: ...
 
 @final
 class HostWaker:
@@ -302,6 +310,13 @@ def wait_quiet(cushion: float = 0.0) -> Wait:
     """A wait until nobody else has had anything to do for `cushion` real seconds. Native loops only.
 
     Those with the shortest cushion are told first, together.
+    """
+
+def shortcut(function: _Function) -> _Function:
+    """`function`, a `checkpoint`, `sleep`, `sleep_forever` or `wait`, without its own coroutine.
+
+    In a task of the native backend a call returns what the coroutine would await; elsewhere
+    `function` is called. Its attributes are the function's.
     """
 
 def sleep(seconds: float, /) -> None:

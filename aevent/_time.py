@@ -17,6 +17,7 @@ def current_time() -> float:
     return _core.current_time()
 
 
+@_core.shortcut
 async def sleep(seconds: float) -> None:
     """Sleeps for `seconds`. A checkpoint, also with 0. Semantics `trio.sleep`."""
     if seconds < 0 or math.isnan(seconds):
@@ -34,6 +35,7 @@ async def sleep_until(deadline: float) -> None:
     await sleep(max(0.0, deadline - _core.current_time()))
 
 
+@_core.shortcut
 async def sleep_forever() -> None:
     """Sleeps until it is cancelled."""
     await sleep(math.inf)

@@ -7,7 +7,7 @@ interpreter nor the import of a runtime is part of any figure.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,14 +57,29 @@ def for_about(seconds: float, measure: Callable[[int], Sample], *, first: int) -
     A fixed size would be too short to measure for the fastest runtime or last for ever on the
     slowest. The smaller sizes, starting with `first`, are the warm-up.
     """
-    wanted = seconds * 1e9
+    sample = measure(first)
     size = first
-    sample = measure(size)
-    # A sample of half the time is good enough; six rounds are enough from 100 ns to anything.
-    for _ in range(6):
-        if sample.wall_ns > wanted / 2:
-            break
-        growth = wanted / max(sample.wall_ns, 1)
-        size = max(size + 1, int(size * min(growth, 50)))
+    while size := _next_size(size, sample, seconds):
         sample = measure(size)
     return sample
+
+
+async def for_about_async(
+    seconds: float, measure: Callable[[int], Awaitable[Sample]], *, first: int
+) -> Sample:
+    """`for_about` for a workload of async functions."""
+    sample = await measure(first)
+    size = first
+    while size := _next_size(size, sample, seconds):
+        sample = await measure(size)
+    return sample
+
+
+def _next_size(size: int, sample: Sample, seconds: float) -> int:
+    """The size to measure after `size`; 0 if a sample of that size was long enough."""
+    wanted = seconds * 1e9
+    # A sample of half the time is good enough.
+    if sample.wall_ns > wanted / 2:
+        return 0
+    growth = wanted / max(sample.wall_ns, 1)
+    return max(size + 1, int(size * min(growth, 50)))

@@ -17,7 +17,7 @@ from suite import METRIC_NAMES, Benchmark, Target
 
 Figures = Mapping[str, float]
 
-PACKAGES = ("aevent", "gevent", "greenlet", "trio", "anyio")
+PACKAGES = ("aevent", "gevent", "greenlet", "uvloop", "trio", "anyio")
 
 
 @dataclass
@@ -79,8 +79,10 @@ def benchmark_table(outcome: Outcome) -> str:
     medians = outcome.medians()
     has_rss = any("rss" in figures for figures in medians.values())
     has_latency = any("p50" in figures for figures in medians.values())
+    compared = outcome.benchmark.compared
     header = ["runtime", "wall ns/op", "CPU ns/op", "spread"]
-    header += ["gevent/it", "threads/it", "wall: gevent/it"]
+    header += [f"{other}/it" for other in compared]
+    header += [f"wall: {compared[0]}/it"]
     if has_rss:
         header += ["bytes/op"]
     if has_latency:
@@ -95,11 +97,8 @@ def benchmark_table(outcome: Outcome) -> str:
         mine = medians[runtime]
         row = [runtime, f"{mine['wall']:,.0f}", f"{mine['cpu']:,.0f}"]
         row += [_spread(outcome, runtime)]
-        row += [
-            _ratio(medians, "gevent", runtime, "cpu"),
-            _ratio(medians, "threads", runtime, "cpu"),
-        ]
-        row += [_ratio(medians, "gevent", runtime, "wall")]
+        row += [_ratio(medians, other, runtime, "cpu") for other in compared]
+        row += [_ratio(medians, compared[0], runtime, "wall")]
         if has_rss:
             row += [f"{mine['rss']:,.0f}"]
         if has_latency:

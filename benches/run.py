@@ -1,4 +1,4 @@
-"""Measure aevent beside gevent, threads and C: `python benches/run.py --help`, and README.md."""
+"""Measure aevent beside its peers: `python benches/run.py --help`, and README.md."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ from report import (
     summary_table,
     write_json,
 )
-from suite import AEVENT, BENCHMARKS, PEERS, Benchmark
+from suite import AEVENT, ANYIO, ASYNC_PEERS, BENCHMARKS, PEERS, Benchmark
 
-ALL_RUNTIMES = (*AEVENT, *PEERS, "c")
+ALL_RUNTIMES = (*AEVENT, *PEERS, "c", *ASYNC_PEERS, *ANYIO)
 NEEDS = {
     "aevent": ("aevent",),
     "aevent-asyncio": ("aevent",),
     "aevent-trio": ("aevent", "trio"),
     "gevent": ("gevent",),
+    "uvloop": ("uvloop",),
+    "trio": ("trio",),
+    "anyio-aevent": ("aevent", "anyio"),
+    "anyio-asyncio": ("anyio",),
+    "anyio-trio": ("anyio", "trio"),
 }
 """The packages without which a runtime is left out."""
 
@@ -40,7 +45,8 @@ SECONDS, QUICK_SECONDS = 0.2, 0.08
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measure aevent beside gevent, plain threads and C, each in fresh processes."
+        description="Measure aevent beside gevent, plain threads, C, and for async tasks asyncio, "
+        "uvloop and trio, each in fresh processes."
     )
     parser.add_argument(
         "--only",

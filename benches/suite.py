@@ -12,6 +12,8 @@ NATIVE = ("aevent",)
 HOSTED = ("aevent-asyncio", "aevent-trio")
 AEVENT = NATIVE + HOSTED
 PEERS = ("gevent", "threads")
+ASYNC_PEERS = ("asyncio", "uvloop", "trio")
+ANYIO = ("anyio-aevent", "anyio-asyncio", "anyio-trio")
 
 Metric = Literal["cpu", "wall", "rss"]
 METRIC_NAMES: Mapping[Metric, str] = {"cpu": "CPU", "wall": "wall time", "rss": "memory"}
@@ -80,7 +82,8 @@ class Benchmark:
     """One workload with one set of parameters.
 
     `quick` overrides `parameters` under --quick. `max_rounds` limits the rounds of what takes long
-    or hardly varies. With a `load`, the workload is a server.
+    or hardly varies. With a `load`, the workload is a server. `compared` are the runtimes by which
+    the table divides.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Benchmark:
     max_rounds: int | None = None
     load: Load | None = None
     slow_resolver: bool = False
+    compared: tuple[str, ...] = PEERS
 
 
 def yields(threads: int, *, peers: tuple[str, ...], native: float) -> Benchmark:
@@ -237,6 +241,56 @@ def thread_pool(name: str, kind: str, operation: str) -> Benchmark:
     )
 
 
+def asynchronous(
+    name: str,
+    workload: str,
+    operation: str,
+    targets: tuple[Target, ...],
+    parameters: Mapping[str, object] | None = None,
+    *,
+    quick: Mapping[str, object] | None = None,
+    rounds: int | None = None,
+) -> Benchmark:
+    """One of async tasks: each runtime's own API, which on aevent is the native backend's."""
+    return Benchmark(
+        name=f"async-{name}",
+        operation=operation,
+        workload=f"async_{workload}",
+        runtimes=NATIVE + ASYNC_PEERS,
+        targets=targets,
+        parameters=parameters or {},
+        quick=quick or {},
+        max_rounds=rounds,
+        compared=ASYNC_PEERS,
+    )
+
+
+def through_anyio(
+    name: str, workload: str, operation: str, parameters: Mapping[str, object] | None = None
+) -> Benchmark:
+    """The same program of anyio's on each backend of its."""
+    return Benchmark(
+        name=f"anyio-{name}",
+        operation=operation,
+        workload=workload,
+        runtimes=ANYIO,
+        targets=at_most(0.5, "anyio-asyncio", runtimes=("anyio-aevent",)),
+        parameters=parameters or {},
+        compared=("anyio-asyncio", "anyio-trio"),
+    )
+
+
+SWITCH, SPAWN, SCOPE, STREAM = (
+    "one sleep(0) among {} async tasks",
+    "one async task that does nothing, started in a group of 100 and joined",
+    "one move_on_after or asyncio.timeout, entered and left",
+    "one item through a memory object stream, sent by one task and received by another",
+)
+CANCEL, CANCEL_ONLY = (
+    "one async task, started in a group of 1000, cancelled where it waits, and joined",
+    "the same, measured from the cancellation on",
+)
+
 BENCHMARKS = (
     yields(2, peers=PEERS, native=5),
     yields(100, peers=PEERS, native=5),
@@ -308,4 +362,43 @@ BENCHMARKS = (
     thread_pool(
         "multiprocessing-pool", "multiprocessing", "one item of multiprocessing's ThreadPool(32)"
     ),
+    asynchronous("switch-2", "switch", SWITCH.format(2), at_most(0.3, "uvloop"), {"tasks": 2}),
+    asynchronous(
+        "switch-100", "switch", SWITCH.format(100), at_most(0.3, "uvloop"), {"tasks": 100}
+    ),
+    asynchronous("spawn", "spawn", SPAWN, at_most(0.6, "uvloop")),
+    asynchronous(
+        "cancel", "cancel", CANCEL, at_most(0.5, "uvloop"), {"tasks": 1000, "with_start": True}
+    ),
+    asynchronous(
+        "cancel-only",
+        "cancel",
+        CANCEL_ONLY,
+        at_most(0.5, "uvloop"),
+        {"tasks": 1000, "with_start": False},
+    ),
+    asynchronous("scope", "scope", SCOPE, at_most(0.3, "asyncio")),
+    asynchronous(
+        "sleepers",
+        "sleepers",
+        "one sleep of 1 to 50 ms, among 10,000 async tasks",
+        at_most(0.4, "asyncio"),
+        {"tasks": 10_000, "sleeps": 10},
+        quick={"sleeps": 3},
+        rounds=3,
+    ),
+    asynchronous(
+        "parked",
+        "parked",
+        "one async task, parked in the wait of its event",
+        at_most(1, "asyncio", metric="rss"),
+        {"tasks": 100_000},
+        quick={"tasks": 20_000},
+        rounds=2,
+    ),
+    through_anyio("switch", "async_switch", SWITCH.format(100), {"tasks": 100}),
+    through_anyio("spawn", "async_spawn", SPAWN),
+    through_anyio("cancel", "async_cancel", CANCEL, {"tasks": 1000, "with_start": True}),
+    through_anyio("scope", "async_scope", SCOPE),
+    through_anyio("stream", "anyio_stream", STREAM),
 )

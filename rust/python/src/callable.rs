@@ -4,6 +4,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::shortcut;
+
 /// Whether calling `function` makes a coroutine; `None` if only `inspect` can tell.
 ///
 /// Answers for plain functions, their bound methods and builtin functions. A plain function with
@@ -21,7 +23,7 @@ pub fn makes_coroutine(function: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
             return Ok(Some(false));
         }
         if ffi::PyFunction_Check(pointer) == 0 {
-            return Ok(None);
+            return Ok(shortcut::is_shortcut(pointer).then_some(true));
         }
         Bound::from_borrowed_ptr(function.py(), ffi::PyFunction_GetCode(pointer))
     };

@@ -23,6 +23,7 @@ mod lock;
 mod mock_clock;
 mod offload;
 mod patched;
+mod pause;
 mod poll;
 mod portal;
 mod preempt;
@@ -32,6 +33,7 @@ mod raw;
 mod run_loop;
 mod running_loop;
 mod semaphore;
+mod shortcut;
 mod signals;
 mod simple_queue;
 mod sleep;
@@ -59,6 +61,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     file::descriptors::register(module)?;
     file::raw_io::register(module)?;
     local::register(module)?;
+    pause::register(module)?;
+    shortcut::register(module)?;
 
     module.add_class::<cancel_scope::CancelScope>()?;
     module.add_class::<children::Children>()?;
@@ -73,8 +77,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;
     module.add_class::<simple_queue::SimpleQueue>()?;
-    module.add_class::<sleep::Checkpoint>()?;
-    module.add_class::<sleep::Sleep>()?;
     module.add_class::<thread::Task>()?;
     module.add_class::<view::ModuleView>()?;
     module.add_class::<wait::Wait>()?;

@@ -34,7 +34,8 @@ pub use driver::Driver;
 use this_thread::THREAD;
 pub use this_thread::{
     Aside, breathe_after_refusal, breathe_now_and_then, cooperates, cooperating, cooperating_loop,
-    current, current_address, driven_loop, existing, is_child_of_a_fork, obtain, thread_identity,
+    current, current_address, driven_loop, existing, is_child_of_a_fork, obtain, running,
+    thread_identity,
 };
 
 use crate::errors::{self, Outcome, Raised};

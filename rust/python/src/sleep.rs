@@ -1,10 +1,9 @@
-//! Sleeping and checkpoints: for green threads, and for native coroutines to await.
+//! Sleeping and checkpoints of green threads. What coroutines await is in `pause`.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::task::Poll;
 
-use aevent_runtime::clock::NEVER;
 use pyo3::Borrowed;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -156,90 +155,5 @@ pub fn checkpoint_if_cancelled() -> PyResult<()> {
     match run_loop::current() {
         Some(task) => Ok(wait::check(&task)?),
         None => Ok(()),
-    }
-}
-
-/// `await Checkpoint()` in a native task: lets others run, raises if cancelled before or after.
-#[pyclass(module = "aevent._core")]
-pub struct Checkpoint {
-    yielded: bool,
-}
-
-#[pymethods]
-impl Checkpoint {
-    #[new]
-    fn new() -> Self {
-        Self { yielded: false }
-    }
-
-    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __next__(&mut self) -> PyResult<Option<bool>> {
-        let Some(task) = run_loop::current() else {
-            return Err(errors::no_task("checkpoint()"));
-        };
-        wait::check(&task)?;
-        if self.yielded {
-            return Ok(None);
-        }
-        self.yielded = true;
-        Ok(Some(true))
-    }
-}
-
-/// `await Sleep(deadline)` in a native task, `deadline` in seconds of `time.monotonic()`.
-#[pyclass(module = "aevent._core")]
-pub struct Sleep {
-    deadline: u64,
-    timer: Option<aevent_runtime::timers::TimerKey>,
-}
-
-#[pymethods]
-impl Sleep {
-    #[new]
-    fn new(deadline: f64) -> Self {
-        let deadline = if deadline >= 9e9 {
-            NEVER
-        } else {
-            (deadline.max(0.0) * 1e9) as u64
-        };
-        Self {
-            deadline,
-            timer: None,
-        }
-    }
-
-    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let Some(task) = run_loop::current() else {
-            return Err(errors::no_task("sleep()"));
-        };
-        let scheduler = task.scheduler().clone();
-        let result = wait::check(&task).map_err(PyErr::from);
-        let over = result.is_err()
-            || (self.deadline != NEVER && aevent_runtime::clock::now() >= self.deadline);
-        if over {
-            if let Some(timer) = self.timer.take() {
-                scheduler.forget_deadline(timer);
-            }
-            return result.map(|()| None);
-        }
-        if self.timer.is_none() && self.deadline != NEVER {
-            self.timer = Some(scheduler.unpark_at(self.deadline, task));
-        }
-        Ok(Some(py.None()))
     }
 }

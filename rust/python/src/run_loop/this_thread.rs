@@ -56,6 +56,13 @@ pub fn current() -> Option<TaskRef> {
     existing().and_then(|event_loop| unsafe { (*event_loop.current.get()).clone() })
 }
 
+/// The same without a reference of its own: callers keep it across nothing that may switch.
+#[inline(always)]
+pub fn running() -> Option<&'static TaskRef> {
+    // SAFETY: as in `cooperating`.
+    existing().and_then(|event_loop| unsafe { (*event_loop.current.get()).as_ref() })
+}
+
 /// The calling thread's loop, if it has one.
 #[inline(always)]
 pub fn existing() -> Option<&'static Loop> {
