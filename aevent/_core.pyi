@@ -473,7 +473,7 @@ class Condition:
     def notify_all(self) -> None:
         """Wakes everybody who waits. RuntimeError if the lock is not the caller's."""
     def notifyAll(self) -> None:
-        """Deprecated."""
+        """Deprecated: `notify_all`, by its old name."""
     async def async_acquire(self) -> bool:
         """Takes the lock."""
     async def async_wait(self) -> bool:
@@ -511,7 +511,7 @@ class Event:
     def is_set(self) -> bool:
         """Whether it is set."""
     def isSet(self) -> bool:
-        """Deprecated."""
+        """Deprecated: `is_set`, by its old name."""
     def set(self) -> None:
         """Sets it and wakes everybody who waits."""
     def clear(self) -> None:

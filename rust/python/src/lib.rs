@@ -12,6 +12,7 @@ mod condition;
 mod context;
 mod coroutine;
 mod data_stack;
+mod docs;
 mod driving;
 mod errors;
 mod event;
@@ -178,5 +179,5 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(thread::thread_ident, module)?)?;
     module.add_function(wrap_pyfunction!(driving::tick, module)?)?;
     module.add_function(wrap_pyfunction!(driving::watch_signals, module)?)?;
-    Ok(())
+    docs::attach(module)
 }
