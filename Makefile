@@ -120,6 +120,10 @@ test-rust:  ## the scheduler's own tests, and loom's exploration of what threads
 test-python: build  ## the Python tests (ARGS=… goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: storm
+storm: build  ## 10,000 tasks in every kind of wait, cancelled in random order, a thousand times (ARGS=… goes to tests/stress/storm.py)
+	$(BIN)/python tests/stress/storm.py $(ARGS)
+
 .PHONY: conformance
 conformance: build  ## CPython's own tests, patched, against plain Python (ARGS=… goes to tests/stdlib/run.py)
 	$(BIN)/python tests/stdlib/run.py $(ARGS)

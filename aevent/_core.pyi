@@ -80,6 +80,7 @@ __all__ = [
     "os_readv",
     "os_write",
     "os_writev",
+    "owner_ident",
     "preempt",
     "print_exception",
     "queue_methods",
@@ -799,6 +800,9 @@ def thread_count() -> int:
 
 def thread_ident() -> int | None:
     """The identifier of the green thread that calls; `None` outside one and under `native()`."""
+
+def owner_ident() -> int:
+    """What tells the running task from all others, or else its OS thread: who owns an `RLock`."""
 
 def current_thread() -> threading.Thread | None:
     """The `threading.Thread` object of the green thread that calls, if it has one."""

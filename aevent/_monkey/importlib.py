@@ -3,7 +3,9 @@
 Under it the import system finds the lock of a module or makes one, and `imp.acquire_lock()` gave it
 to programs. It is the OS thread's: to the interpreter, all green threads of one are the same. So a
 task takes a lock of ours first. The locks of the modules themselves are made of `_thread`'s, which
-are patched; so two green threads can import the same module while that waits for something.
+are patched; so two green threads can import the same module while that waits for something. Who has
+one is told by the task, not by the thread: coroutines have their thread's identity, and the second
+of two that import a module would be given the half of it that there is.
 
 A fork waits until nobody else holds the lock, and its child has it free, as in the interpreter.
 """
@@ -11,7 +13,10 @@ A fork waits until nobody else holds the lock, and its child has it free, as in 
 from __future__ import annotations
 
 import _imp  # the names that the import system itself uses; `imp` has ended with Python 3.11
+import _thread
+import importlib
 import os
+from typing import Any
 
 from .. import _core
 from . import patcher
@@ -63,7 +68,14 @@ class _Fork:
             _lock._at_fork_reinit()
 
 
+def _tell_tasks_apart() -> None:
+    bootstrap: Any = importlib._bootstrap  # type: ignore[attr-defined]
+    given = {"get_ident": (_thread.get_ident, _core.owner_ident)}
+    bootstrap._thread = _core.ModuleView(_thread, given)
+
+
 def patch() -> None:
+    _tell_tasks_apart()
     patcher.always(_imp, "acquire_lock", acquire_lock)
     patcher.always(_imp, "release_lock", release_lock)
     fork = _Fork()

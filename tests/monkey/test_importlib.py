@@ -61,6 +61,23 @@ def test_who_imports_a_module_that_is_being_imported_waits() -> None:
     assert len(done) == 4 and len(set(done)) == 1
 
 
+def test_async_tasks_that_import_the_same_module_wait_for_each_other() -> None:
+    """They have the same thread's identity, which is what the import system goes by."""
+    done: list[Any] = []
+
+    async def work() -> None:
+        done.append(importlib.import_module("slow_module").value)
+
+    async def import_thrice() -> None:
+        async with aevent.TaskGroup() as group:
+            for _ in range(3):
+                group.spawn(work)
+
+    with modules(slow_module="import time\ntime.sleep(0.005)\nvalue = object()\n"):
+        aevent.await_(import_thrice())
+    assert len(done) == 3 and len(set(done)) == 1
+
+
 def test_modules_that_import_each_other_in_two_threads() -> None:
     """A deadlock is found: one of them sees the other half-way, as in plain Python."""
     one = "import time\ntime.sleep(0.005)\nimport module_two\nvalue = 1\n"

@@ -47,6 +47,8 @@ PRIVATE = {
         "ThreadPoolExecutor._threads": ALWAYS,
         "ThreadPoolExecutor._work_queue": ALWAYS,
     },
+    "importlib": {"_bootstrap": ALWAYS},
+    "importlib._bootstrap": {"_thread": ALWAYS},
     "multiprocessing.connection": {"Connection._recv": ALWAYS, "Connection._send": ALWAYS},
     "multiprocessing.pool": {
         "Pool._state": ALWAYS,

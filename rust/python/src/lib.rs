@@ -177,6 +177,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(thread::task_kind, module)?)?;
     module.add_function(wrap_pyfunction!(thread_count::thread_count, module)?)?;
     module.add_function(wrap_pyfunction!(thread::thread_ident, module)?)?;
+    module.add_function(wrap_pyfunction!(lock::owner_ident, module)?)?;
     module.add_function(wrap_pyfunction!(driving::tick, module)?)?;
     module.add_function(wrap_pyfunction!(driving::watch_signals, module)?)?;
     docs::attach(module)

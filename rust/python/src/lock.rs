@@ -412,6 +412,12 @@ fn identity() -> usize {
     run_loop::current_address().unwrap_or_else(identity_without_task)
 }
 
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn owner_ident() -> usize {
+    identity()
+}
+
 /// A host's task that has no portal is told from others by the host; what runs outside any task is
 /// the OS thread.
 #[cold]

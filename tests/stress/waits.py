@@ -1,0 +1,655 @@
+"""Every kind of wait, for `storm`: each function parks its task for ever, until it is cancelled.
+
+A poke may wake some; they wait again then, and note in the world what they were handed, so that
+nothing gets lost where a wake-up and a cancellation meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import queue
+import random
+import select
+import selectors
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+import aevent
+
+LONG = 1e6
+
+
+class Held:
+    """What is made once and used by all rounds: what costs much, and changes by no wait."""
+
+    def __init__(self) -> None:
+        self.child = subprocess.Popen(
+            ["sleep", "100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.certificates = tempfile.TemporaryDirectory()
+        self.client_context, self.server_context = self._make_contexts()
+
+    def _make_contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        import trustme  # slow to import, and needed here only
+
+        authority = trustme.CA()
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(server)
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        authority.configure_trust(client)
+        return client, server
+
+    def close(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.certificates.cleanup()
+
+
+class World:
+    """What the tasks of one round wait for."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.handed: dict[str, int] = {}
+        self.got: dict[str, int] = {}
+        self._closing = contextlib.ExitStack()
+        self.never = threading.Event()
+        self.release = threading.Event()
+        self.event = threading.Event()
+        self.condition = threading.Condition()
+        self.rlock_condition = threading.Condition(threading.RLock())
+        self.semaphore = threading.Semaphore(0)
+        self.bounded = threading.BoundedSemaphore(1)
+        self.bounded.acquire()
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.rlock = threading.RLock()
+        self.barrier = threading.Barrier(1 << 30)
+        self.empty: queue.Queue[int] = queue.Queue()
+        self.full: queue.Queue[int] = queue.Queue(1)
+        self.full.put(0)
+        self.priority: queue.PriorityQueue[int] = queue.PriorityQueue()
+        self.simple: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.unfinished: queue.Queue[int] = queue.Queue()
+        self.unfinished.put(0)
+        self.quiet, self.other_end = self._pair()
+        self.read, self.written = self._pair()
+        self.clogged, self.clogged_end = self._pair()
+        self.clogged.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.clogged.send(bytes(1 << 20))
+        self.clogged.setblocking(True)
+        self.listener = self._listener(5)
+        self.small_listener = self._listener(0)
+        self.pipe_reader, self.pipe_writer = self._pipe()
+        self.full_reader, self.full_writer = self._pipe()
+        os.set_blocking(self.full_writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(self.full_writer, bytes(1 << 16))
+        os.set_blocking(self.full_writer, True)
+        self.file = self._closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed below
+        # Of a description of its own, so that it is in the way of the others' lock.
+        again = open(f"/proc/self/fd/{self.file.fileno()}", "rb+")  # noqa: SIM115 - as above
+        self.lock_holder = self._closing.enter_context(again)
+        fcntl.flock(self.lock_holder, fcntl.LOCK_EX)
+        self.joined = threading.Thread(target=self.never.wait, daemon=True)
+        self.joined.start()
+        self.tls_client, self.tls_server = self._tls_pair()
+
+    def _pair(self) -> tuple[socket.socket, socket.socket]:
+        pair = socket.socketpair()
+        for end in pair:
+            self._closing.callback(end.close)
+        return pair
+
+    def _pipe(self) -> tuple[int, int]:
+        pipe = os.pipe()
+        for end in pipe:
+            self._closing.callback(os.close, end)
+        return pipe
+
+    def _listener(self, backlog: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+        self._closing.callback(listener.close)
+        return listener
+
+    def _tls_pair(self) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+        ends = socket.socketpair()
+        servers: list[ssl.SSLSocket] = []
+
+        def accept() -> None:
+            servers.append(self.held.server_context.wrap_socket(ends[1], server_side=True))
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        client = self.held.client_context.wrap_socket(ends[0], server_hostname="localhost")
+        thread.join()
+        for end in (client, servers[0]):
+            self._closing.callback(end.close)
+        return client, servers[0]
+
+    def note(self, what: str) -> None:
+        """A wait has given its task something that a poke has handed out."""
+        self.got[what] = self.got.get(what, 0) + 1
+
+    def hand(self, what: str) -> None:
+        self.handed[what] = self.handed.get(what, 0) + 1
+
+    def end(self) -> None:
+        """After the round: nobody waits any more."""
+        self.never.set()
+        self.joined.join()
+        self.check()
+        self._closing.close()
+
+    def check(self) -> None:
+        """What was handed out arrived or is still there."""
+        left = {
+            "semaphore": 0,
+            "queue": self.empty.qsize(),
+            "priority": self.priority.qsize(),
+            "simple": self.simple.qsize(),
+            "bytes": 0,
+        }
+        while self.semaphore.acquire(blocking=False):
+            left["semaphore"] += 1
+        self.written.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                left["bytes"] += len(self.written.recv(1000))
+        for what, count in left.items():
+            handed, got = self.handed.get(what, 0), self.got.get(what, 0)
+            assert handed == got + count, f"{what}: {handed} handed out, {got} got, {count} left"
+        assert self.lock.locked(), "somebody has released the lock of another"
+        owned = self.rlock._is_owned()  # type: ignore[attr-defined]
+        assert owned, "the reentrant lock is not the main task's any more"
+
+
+# --- pokes: what wakes some of those who wait, in the middle of the storm ---
+
+
+async def poke(world: World, choose: random.Random) -> None:
+    await choose.choice(POKES)(world)
+
+
+async def poke_semaphore(world: World) -> None:
+    world.hand("semaphore")
+    world.semaphore.release()
+
+
+async def poke_queues(world: World) -> None:
+    world.hand("queue")
+    world.empty.put(1)
+    world.hand("priority")
+    world.priority.put(1)
+    world.hand("simple")
+    world.simple.put(1)
+
+
+async def poke_events(world: World) -> None:
+    world.event.set()
+    world.event.clear()
+
+
+async def poke_conditions(world: World) -> None:
+    for condition in (world.condition, world.rlock_condition):
+        # Free most of the time: who waits for a condition holds its lock on the way in and out.
+        if condition.acquire(blocking=False):
+            condition.notify(3)
+            condition.release()
+
+
+async def poke_locks(world: World) -> None:
+    world.lock.release()
+    await world.lock.async_acquire()  # type: ignore[attr-defined]
+
+
+async def poke_socket(world: World) -> None:
+    world.hand("bytes")
+    world.read.send(b"x")
+
+
+async def poke_bounded(world: World) -> None:
+    world.bounded.release()
+    await world.bounded.async_acquire()  # type: ignore[attr-defined]
+
+
+POKES = [
+    poke_semaphore,
+    poke_queues,
+    poke_events,
+    poke_conditions,
+    poke_locks,
+    poke_socket,
+    poke_bounded,
+]
+
+# --- the waits ---
+
+Wait = Callable[[World], Any]
+#: Each wait with how many tasks of a round may be in it: `None`, as many as there are.
+WAITS: list[tuple[Wait, int | None]] = []
+
+
+def wait(fn: Wait) -> Wait:
+    WAITS.append((fn, None))
+    return fn
+
+
+def costly(fn: Wait) -> Wait:
+    """For a wait that takes a real thread, or a descriptor for each task."""
+    WAITS.append((fn, 4))
+    return fn
+
+
+@wait
+def sleep(world: World) -> None:
+    time.sleep(LONG)
+
+
+@wait
+def sleep_in_a_scope_with_a_deadline(world: World) -> None:
+    with aevent.move_on_after(LONG):
+        time.sleep(2 * LONG)
+
+
+@wait
+def lock(world: World) -> None:
+    while True:
+        with world.lock:
+            time.sleep(0)
+
+
+@wait
+def lock_with_timeout(world: World) -> None:
+    while True:
+        if world.lock.acquire(timeout=LONG):
+            world.lock.release()
+
+
+@wait
+def rlock(world: World) -> None:
+    with world.rlock:
+        raise AssertionError("two have the reentrant lock")
+
+
+@wait
+def event(world: World) -> None:
+    while True:
+        world.event.wait()
+
+
+@wait
+def event_with_timeout(world: World) -> None:
+    while True:
+        world.event.wait(LONG)
+
+
+@wait
+def condition(world: World) -> None:
+    while True:
+        with world.condition:
+            world.condition.wait()
+
+
+@wait
+def condition_of_rlock(world: World) -> None:
+    while True:
+        with world.rlock_condition, world.rlock_condition:
+            world.rlock_condition.wait(LONG)
+
+
+@wait
+def semaphore(world: World) -> None:
+    while True:
+        world.semaphore.acquire()
+        world.note("semaphore")
+
+
+@wait
+def bounded_semaphore(world: World) -> None:
+    while True:
+        with world.bounded:
+            time.sleep(0)
+
+
+@wait
+def barrier(world: World) -> None:
+    world.barrier.wait()
+
+
+@wait
+def queue_get(world: World) -> None:
+    while True:
+        world.empty.get()
+        world.note("queue")
+
+
+@wait
+def queue_get_with_timeout(world: World) -> None:
+    while True:
+        world.empty.get(timeout=LONG)
+        world.note("queue")
+
+
+@wait
+def queue_put(world: World) -> None:
+    world.full.put(1)
+
+
+@wait
+def queue_join(world: World) -> None:
+    world.unfinished.join()
+
+
+@wait
+def priority_queue_get(world: World) -> None:
+    while True:
+        world.priority.get()
+        world.note("priority")
+
+
+@wait
+def simple_queue_get(world: World) -> None:
+    while True:
+        world.simple.get()
+        world.note("simple")
+
+
+@wait
+def socket_recv(world: World) -> None:
+    world.quiet.recv(1)
+
+
+@wait
+def socket_recv_that_is_woken(world: World) -> None:
+    while True:
+        for _ in world.written.recv(1):
+            world.note("bytes")
+
+
+@wait
+def socket_send(world: World) -> None:
+    world.clogged.sendall(bytes(1 << 20))
+
+
+@wait
+def socket_accept(world: World) -> None:
+    world.listener.accept()
+
+
+@costly
+def socket_connect(world: World) -> None:
+    # The queue of those who may be accepted is as short as can be: others wait for it.
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(socket.create_connection(world.small_listener.getsockname()))
+
+
+@costly
+def socket_with_timeout(world: World) -> None:
+    with world.other_end.dup() as copy:
+        copy.settimeout(LONG)
+        copy.recv(1)
+
+
+@wait
+def socket_file(world: World) -> None:
+    with world.other_end.makefile("rb", buffering=0) as file:
+        file.read(1)
+
+
+@wait
+def select_select(world: World) -> None:
+    select.select([world.quiet], [], [])
+
+
+@wait
+def select_poll(world: World) -> None:
+    poller = select.poll()
+    poller.register(world.quiet, select.POLLIN)
+    poller.poll()
+
+
+@costly
+def select_epoll(world: World) -> None:
+    with select.epoll() as epoll:
+        epoll.register(world.quiet, select.EPOLLIN)
+        epoll.poll()
+
+
+@costly
+def selector(world: World) -> None:
+    with selectors.DefaultSelector() as chosen:
+        chosen.register(world.quiet, selectors.EVENT_READ)
+        chosen.select()
+
+
+@wait
+def pipe_read(world: World) -> None:
+    os.read(world.pipe_reader, 1)
+
+
+@wait
+def pipe_write(world: World) -> None:
+    os.write(world.full_writer, b"x" * 5000)
+
+
+@costly
+def pipe_file(world: World) -> None:
+    with open(os.dup(world.pipe_reader), "rb") as file:
+        file.read(1)
+
+
+@wait
+def join(world: World) -> None:
+    world.joined.join()
+
+
+@wait
+def start_and_join(world: World) -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        over.set()
+
+
+@wait
+def shielded(world: World) -> None:
+    with aevent.CancelScope(shield=True):
+        world.release.wait()
+    time.sleep(LONG)
+
+
+@wait
+def await_sleep(world: World) -> None:
+    aevent.await_(aevent.sleep_forever())
+
+
+@wait
+def await_event(world: World) -> None:
+    while True:
+        aevent.await_(world.event.async_wait())  # type: ignore[attr-defined]
+
+
+@wait
+def await_what_calls_sync(world: World) -> None:
+    async def nested() -> None:
+        await aevent.checkpoint()
+        world.never.wait()
+
+    aevent.await_(nested())
+
+
+@wait
+def scopes_in_scopes(world: World) -> None:
+    with aevent.move_on_after(LONG):
+        with aevent.CancelScope():
+            world.never.wait()
+
+
+@costly
+def child_process(world: World) -> None:
+    world.held.child.wait()
+
+
+@costly
+def child_process_of_its_own(world: World) -> None:
+    subprocess.run(["sleep", "100000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@costly
+def file_lock(world: World) -> None:
+    with open(f"/proc/self/fd/{world.file.fileno()}", "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@costly
+def offloaded(world: World) -> None:
+    real_select = select.select._aevent_orig  # type: ignore[attr-defined]
+    aevent.offload(real_select, [world.quiet], [], [], 0.5)
+    time.sleep(LONG)
+
+
+@costly
+def look_up(world: World) -> None:
+    socket.getaddrinfo("localhost", 80)
+    time.sleep(LONG)
+
+
+@costly
+def wait_for_signal(world: World) -> None:
+    signal.sigwait({signal.SIGUSR2})
+
+
+@wait
+def tls_recv(world: World) -> None:
+    world.tls_client.recv(1)
+
+
+@wait
+async def async_sleep(world: World) -> None:
+    await aevent.sleep_forever()
+
+
+@wait
+async def async_sleep_until(world: World) -> None:
+    await aevent.sleep(LONG)
+
+
+@wait
+async def async_lock(world: World) -> None:
+    while True:
+        async with world.lock:  # type: ignore[attr-defined]
+            await aevent.sleep(0)
+
+
+@wait
+async def async_event(world: World) -> None:
+    while True:
+        await world.event.async_wait()  # type: ignore[attr-defined]
+
+
+@wait
+async def async_semaphore(world: World) -> None:
+    while True:
+        # Taken and noted without a checkpoint in between.
+        await world.semaphore.async_acquire()  # type: ignore[attr-defined]
+        world.note("semaphore")
+
+
+@wait
+async def async_condition(world: World) -> None:
+    while True:
+        async with world.condition:  # type: ignore[attr-defined]
+            await world.condition.async_wait()  # type: ignore[attr-defined]
+
+
+@wait
+async def async_simple_queue(world: World) -> None:
+    while True:
+        await world.simple.async_get()  # type: ignore[attr-defined]
+        world.note("simple")
+
+
+@wait
+async def async_group(world: World) -> None:
+    async with aevent.TaskGroup() as group:
+        group.spawn(aevent.sleep_forever)
+        group.spawn(time.sleep, LONG)
+
+
+@wait
+async def async_that_calls_sync(world: World) -> None:
+    world.never.wait()
+
+
+@wait
+async def async_that_calls_sync_that_is_woken(world: World) -> None:
+    while True:
+        world.semaphore.acquire()
+        world.note("semaphore")
+
+
+@wait
+async def async_shielded(world: World) -> None:
+    with aevent.CancelScope(shield=True):
+        await world.release.async_wait()  # type: ignore[attr-defined]
+    await aevent.sleep(LONG)
+
+
+# --- what a host has of its own; for asyncio and trio ---
+
+HOST_WAITS: list[Wait] = []
+
+
+def host_wait(fn: Wait) -> Wait:
+    HOST_WAITS.append(fn)
+    return fn
+
+
+@host_wait
+async def host_sleep(world: World) -> None:
+    await anyio.sleep_forever()
+
+
+@host_wait
+async def host_event(world: World) -> None:
+    await anyio.Event().wait()
+
+
+@host_wait
+async def host_channel(world: World) -> None:
+    send, receive = anyio.create_memory_object_stream[int]()
+    with send, receive:
+        await receive.receive()
+
+
+@host_wait
+async def host_group(world: World) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep_forever)
+
+
+@host_wait
+def await_host_event(world: World) -> None:
+    async def wait() -> None:
+        await anyio.Event().wait()
+
+    aevent.await_(wait())
