@@ -13,8 +13,7 @@ import urllib.request
 import urllib.robotparser
 import xmlrpc.client
 import xmlrpc.server
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 
 import aevent
 from tests.monkey.heartbeat import heartbeat
+from tests.monkey.serving import serving
 
 
 def at_once(count: int, fn: Callable[[int], object]) -> list[Any]:
@@ -76,18 +76,6 @@ class Rendezvous(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[tuple[str, int]]:
-    with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
-        thread.start()
-        try:
-            yield server.server_address
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_a_server_answers_clients_side_by_side() -> None:

@@ -21,20 +21,8 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.monkey.descriptors import pipe
 from tests.monkey.heartbeat import TICKS, heartbeat
-
-
-@contextmanager
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    try:
-        yield reader, writer
-    finally:
-        for fd in (reader, writer):
-            try:
-                os.close(fd)
-            except OSError:
-                pass
 
 
 @contextmanager

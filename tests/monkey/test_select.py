@@ -12,26 +12,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import aevent
-
-
-@contextmanager
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    try:
-        yield reader, writer
-    finally:
-        for fd in (reader, writer):
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+from tests.monkey.descriptors import pipe
 
 
 def later(fn: Callable[..., object], *args: Any) -> None:

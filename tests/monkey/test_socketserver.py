@@ -8,9 +8,9 @@ import socketserver
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+
+from tests.monkey.serving import serving
 
 
 class Upper(socketserver.StreamRequestHandler):
@@ -22,18 +22,6 @@ class Upper(socketserver.StreamRequestHandler):
 class UpperDatagram(socketserver.DatagramRequestHandler):
     def handle(self) -> None:
         self.wfile.write(self.rfile.read().upper())
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[Any]:
-    with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
-        thread.start()
-        try:
-            yield server.server_address
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def ask(sock: socket.socket, *lines: bytes) -> list[bytes]:
