@@ -39,6 +39,8 @@ from ._sync import RLock as RLock
 from ._sync import Semaphore as Semaphore
 from ._sync import SimpleQueue as SimpleQueue
 from ._task_groups import TaskGroup as TaskGroup
+from ._task_status import TASK_STATUS_IGNORED as TASK_STATUS_IGNORED
+from ._task_status import TaskStatus as TaskStatus
 from ._time import checkpoint as checkpoint
 from ._time import current_time as current_time
 from ._time import sleep as sleep

@@ -27,14 +27,16 @@ BACKENDS = ("native", "asyncio", "trio")
 
 
 class HostScope(Protocol):
-    """A host's cancel scope. Used only in the host's own context, except `cancel`."""
+    """A host's cancel scope. A host's task enters and leaves it; green threads may change it."""
 
     @property
-    def cancel_called(self) -> bool: ...
+    def cancel_called(self) -> bool:
+        """Whether it was cancelled, or its deadline has passed."""
+
     @property
     def cancelled_caught(self) -> bool: ...
     def cancel(self) -> None:
-        """Cancels it; may be called from a green thread."""
+        """Cancels it."""
 
     def set_deadline(self, deadline: float) -> None:
         """Moves the deadline, in seconds of `time.monotonic()`."""

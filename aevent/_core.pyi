@@ -30,6 +30,7 @@ __all__ = [
     "Event",
     "HostWaker",
     "Lock",
+    "Member",
     "ModuleView",
     "PatchedFunction",
     "PatchedMethod",
@@ -39,6 +40,7 @@ __all__ = [
     "SimpleQueue",
     "Sleep",
     "Task",
+    "TaskGroup",
     "Wait",
     "_set_running_loop",
     "adjust_native",
@@ -92,6 +94,7 @@ __all__ = [
     "set_buffered_owner",
     "set_class_attribute",
     "set_clock",
+    "set_group_hooks",
     "set_home",
     "set_host",
     "set_preemption",
@@ -155,11 +158,16 @@ class CancelScope:
     scope that `TaskGroup.spawn` returns is that of the child, entered already; it can be awaited,
     which gives the scope at once.
 
-    `deadline` is when the body is cancelled by itself; NaN raises ValueError. With `shield`, no
-    cancellation from outside reaches the body.
+    `deadline` is when the body is cancelled by itself; NaN raises ValueError. `relative_deadline` says
+    so in seconds after the scope is entered. With `shield`, no cancellation from outside reaches the
+    body.
     """
 
-    def __new__(cls, *, deadline: float = ..., shield: bool = False) -> Self: ...
+    def __new__(
+        cls, *, deadline: float = ..., relative_deadline: float = ..., shield: bool = False
+    ) -> Self: ...
+    def _fail_at_deadline(self) -> Self:
+        """Has it raise TimeoutError if its own deadline ends the body. Returns itself."""
     @staticmethod
     def _of_host(host: object) -> CancelScope:
         """A handle of a host's scope (a `HostScope`) that is entered already."""
@@ -167,7 +175,7 @@ class CancelScope:
         """Cancels everything in the scope. Idempotent; may come before the scope is entered."""
     @property
     def cancel_called(self) -> bool:
-        """Whether `cancel` was called or the deadline has cancelled it."""
+        """Whether `cancel` was called or the deadline has passed."""
     @property
     def _cancel_requested(self) -> bool:
         """Whether `cancel` was called, rather than that the deadline came."""
@@ -176,9 +184,23 @@ class CancelScope:
         """Whether the scope has absorbed a cancellation. Known once it is left."""
     @property
     def deadline(self) -> float:
-        """When the body is cancelled. May be moved; a point in the past cancels at once."""
+        """When the body is cancelled. May be moved; a point in the past cancels at once.
+
+        RuntimeError if it is relative to entering the scope, and that has not happened.
+        """
     @deadline.setter
     def deadline(self, deadline: float) -> None: ...
+    @property
+    def relative_deadline(self) -> float:
+        """The deadline in seconds from now; before the scope is entered, from then.
+
+        RuntimeError if it is not entered and has an absolute deadline.
+        """
+    @relative_deadline.setter
+    def relative_deadline(self, seconds: float) -> None: ...
+    @property
+    def is_relative(self) -> bool | None:
+        """Whether its deadline is relative to entering it; `None` once it is entered."""
     @property
     def shield(self) -> bool:
         """Whether the body is protected from cancellation from outside. May be changed."""
@@ -192,7 +214,10 @@ class CancelScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """Absorbs the exception of its own cancellation. RuntimeError if scopes are misnested."""
+        """Absorbs the exception of its own cancellation, also out of an exception group.
+
+        RuntimeError if scopes are misnested.
+        """
     def __await__(self) -> Generator[Any, Any, Self]: ...
 
 def current_effective_deadline() -> float:
@@ -739,8 +764,85 @@ class Children:
         """The deadline of the host's scope around them, for them to tell when they are asked."""
     def wait_settled(self) -> Wait:
         """A wait until a child has failed, or the last has ended after `settle`."""
+    def member(self) -> Member:
+        """Counts a child that is no task of ours, until the result's `end` or its own."""
     def take_errors(self) -> list[BaseException]:
         """The exceptions of children, which are forgotten here."""
+
+@final
+class Member:
+    """A child that a host runs: what its coroutine holds, so that it ends even if it never began."""
+
+    def end(self) -> None:
+        """The child has ended. Idempotent."""
+
+@disjoint_base
+class TaskGroup:
+    """A group of tasks that is left when all of them have ended.
+
+    `async with TaskGroup() as tg:`, or a plain `with` in synchronous code of a task; then
+    `tg.spawn(fn, *args)`. If a child or the body fails, the others are cancelled, and leaving the group
+    raises an exception group of everything that went wrong. Leaving it is no place where the task is
+    cancelled; it passes on the cancellation of its children and its body. Entered once. Semantics
+    `trio.Nursery`'s; a synchronous `fn` runs as a green thread. Other tasks of the same OS thread may
+    use it, too; not thread-safe.
+    """
+
+    def __new__(cls) -> Self: ...
+    @property
+    def cancel_scope(self) -> CancelScope:
+        """The scope around the body and all children. RuntimeError before the group is entered."""
+    def spawn(
+        self, function: Callable[..., object], /, *args: Any, name: str | None = None
+    ) -> CancelScope:
+        """Starts `function(*args)` as a child and returns the child's cancel scope.
+
+        `function` is an async function, or a synchronous one, which runs as a green thread. The scope
+        can also be awaited, which gives the scope at once. What the function returns is dropped; what it
+        raises cancels the group. Not a checkpoint. RuntimeError if the group is not entered, or was
+        left; TypeError if `function` is no function.
+        """
+    def start_soon(
+        self, function: Callable[..., object], /, *args: Any, name: str | None = None
+    ) -> None:
+        """`spawn`, under trio's name and with trio's result: none."""
+    def start(
+        self, function: Callable[..., object], /, *args: Any, name: str | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """Starts a child, waits until it calls `task_status.started(value)`, and returns the value.
+
+        `await tg.start(fn, *args)`; in synchronous code, `aevent.await_(tg.start(fn, *args))`. `function`,
+        async or synchronous, gets the keyword argument `task_status`. Until it has started it belongs to
+        the caller: what it raises is raised here, and if this is cancelled, so is the child. From then
+        on it belongs to the group. RuntimeError if it ends without having started. Semantics
+        `trio.Nursery.start`.
+        """
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> bool: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> bool: ...
+    @property
+    def _children(self) -> Children | None:
+        """Those that are tasks of ours; `None` before the group is entered."""
+
+def set_group_hooks(
+    host_group: Callable[[TaskGroup, Any], object],
+    is_coroutine_function: Callable[[Any], bool],
+    call_async: Callable[..., object],
+    start: Callable[..., Coroutine[Any, Any, Any]],
+) -> None:
+    """What `TaskGroup` does in Python: a host's group; what kind of function something is, if that is
+    not known otherwise; running an async function in a green thread; `start`. The first call counts."""
 
 def start_new_thread(
     function: Callable[..., object],

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 
 from . import _core
 from ._backend import current_host, in_task_of_ours
 from ._core import CancelScope as CancelScope
 
 
-def _deadline_after(seconds: float | None) -> float:
+def _duration(seconds: float | None) -> float:
     if seconds is None:
         return math.inf
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"seconds must be a non-negative number, not {seconds!r}")
-    return _core.current_time() + seconds
+    return seconds
 
 
 def move_on_at(deadline: float, *, shield: bool = False) -> CancelScope:
@@ -25,26 +23,21 @@ def move_on_at(deadline: float, *, shield: bool = False) -> CancelScope:
 
 
 def move_on_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
-    """A cancel scope whose body is cancelled `seconds` from now; `None`: never."""
-    return CancelScope(deadline=_deadline_after(seconds), shield=shield)
+    """A cancel scope whose body is cancelled `seconds` after it begins; `None`: never."""
+    return CancelScope(relative_deadline=_duration(seconds), shield=shield)
 
 
-@contextmanager
-def fail_at(deadline: float, *, shield: bool = False) -> Iterator[CancelScope]:
-    """Like `move_on_at`, but raises `TimeoutError` if the deadline ended the body."""
-    with CancelScope(deadline=deadline, shield=shield) as scope:
-        yield scope
-    # Only a deadline of its own is a timeout; somebody's cancel() is none. The time is not asked:
-    # a host's clock may run a little ahead of ours.
-    if scope.cancelled_caught and not scope._cancel_requested:
-        raise TimeoutError("deadline exceeded")
+def fail_at(deadline: float, *, shield: bool = False) -> CancelScope:
+    """Like `move_on_at`, but raises `TimeoutError` if the deadline ended the body.
+
+    Only its own deadline: not one further out, nor somebody's `cancel()`.
+    """
+    return move_on_at(deadline, shield=shield)._fail_at_deadline()
 
 
-def fail_after(
-    seconds: float | None, *, shield: bool = False
-) -> AbstractContextManager[CancelScope]:
+def fail_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
     """Like `move_on_after`, but raises `TimeoutError` if the deadline ended the body."""
-    return fail_at(_deadline_after(seconds), shield=shield)
+    return move_on_after(seconds, shield=shield)._fail_at_deadline()
 
 
 def current_effective_deadline() -> float:

@@ -1,4 +1,9 @@
-"""Task groups whose children are async functions and synchronous ones alike."""
+"""Task groups, as far as they are not in Rust: those of hosts, and `start`.
+
+In a task of ours a group is ours. In a host's task it is a group of the host's, beside the
+`Children` that are green threads; one task of the host's, the watcher, stands for all of these and
+passes cancellation and failures both ways.
+"""
 
 from __future__ import annotations
 
@@ -6,91 +11,64 @@ import contextvars
 import functools
 import math
 import sys
+import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any
 
 from . import _core
 from ._backend import HostBackend, HostScope, HostTasks, checkpoint, wait
-from ._bridge import is_coroutine_function
-from ._core import Cancelled, CancelScope
-from ._exceptions import AeventError
+from ._bridge import await_, is_coroutine_function
+from ._core import CancelScope
+from ._core import TaskGroup as TaskGroup
+from ._task_status import start
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 
-class TaskGroup:
-    """A group of tasks that is left when all of them have ended.
+class HostGroup:
+    """What a `TaskGroup` does in a host's task."""
 
-    `async with TaskGroup() as tg:` and then `tg.spawn(fn, *args)`. If a child or the body fails,
-    the others are cancelled, and leaving the group raises an exception group of everything that
-    went wrong. Semantics `trio.Nursery`'s; a synchronous `fn` runs as a green thread. Not
-    thread-safe.
-    """
-
-    def __init__(self) -> None:
-        self._host: HostBackend | None = None
-        self._children: _core.Children | None = None
-        self._scope: CancelScope | None = None
-        self._manager: AbstractAsyncContextManager[HostTasks] | None = None
+    def __init__(self, group: TaskGroup, host: HostBackend) -> None:
+        self._group = group
+        self._host = host
+        self._manager: AbstractAsyncContextManager[HostTasks] = host.open_tasks()
         self._tasks: HostTasks | None = None
-        self._watched = False
-        self._body_ended = False
+        self._watcher: Callable[[], _Watcher | None] = _nobody
+        self.children = _core.Children()
+        self._scope: CancelScope | None = None
 
     @property
     def cancel_scope(self) -> CancelScope:
-        """The scope around the body and all children."""
-        if self._scope is None:
-            raise AeventError("this TaskGroup is not entered: use 'async with TaskGroup() as tg:'")
+        """A handle of the host's scope around the body and all children."""
+        assert self._scope is not None
         return self._scope
 
-    async def __aenter__(self) -> TaskGroup:
-        if self._children is not None:
-            raise AeventError("a TaskGroup can be entered once only: make a new one")
-        host = None if _core.task_kind() in ("coroutine", "green") else _core.get_host()
-        if host is None:
-            if _core.current_task() is None:
-                raise AeventError(
-                    "a TaskGroup was entered outside a task: start the program with aevent.run(), "
-                    "or put 'async with aevent.runner():' around this code."
-                )
-            self._scope = CancelScope()
-            self._scope.__enter__()
-            self._children = _core.Children(self._scope)
-        else:
-            assert isinstance(host, HostBackend)
-            self._host = host
-            self._manager = host.open_tasks()
-            self._tasks = await self._manager.__aenter__()
-            self._scope = CancelScope._of_host(self._tasks.scope)
-            self._children = _core.Children()
-            self._children.note_deadline(host.current_effective_deadline())
-        return self
+    async def enter(self) -> TaskGroup:
+        self._tasks = await self._manager.__aenter__()
+        outer = self._host.current_effective_deadline()
+        self._scope = CancelScope._of_host(_GroupScope(self._tasks.scope, self.children, outer))
+        return self._group
 
-    def spawn(self, fn: Callable[..., Any], *args: Any, name: str | None = None) -> CancelScope:
-        """Starts `fn(*args)` as a child and returns the child's cancel scope.
-
-        `fn` is an async function, or a synchronous one, which runs as a green thread. The scope can
-        also be awaited, which gives the scope at once. What `fn` returns is dropped; what it raises
-        cancels the group. Not a checkpoint.
-        """
-        children = self._children
-        if children is None:
-            raise AeventError("this TaskGroup is not entered: use 'async with TaskGroup() as tg:'")
+    def spawn(self, fn: Callable[..., Any], args: tuple[Any, ...], name: str | None) -> CancelScope:
+        """See `TaskGroup.spawn`."""
+        children = self.children
         if not is_coroutine_function(fn):
             scope = children.spawn(fn, *args, name=name)
-            if self._tasks is not None and not self._watched:
-                self._watched = True
-                self._start_in_host(self._watch, "aevent green threads of a task group")
+            if self._watcher() is None:
+                watcher = _Watcher()
+                self._watcher = weakref.ref(watcher)
+                watch = functools.partial(self._watch, watcher)
+                self._start_in_host(watch, "aevent green threads of a task group")
             return scope
-        if self._host is None:
-            return children.spawn_coroutine(fn(*args), name=name)
         children.check_open()
         host = self._host
         inner = host.open_scope(math.inf, False)
-        self._start_in_host(lambda: host.portal(self._host_child(inner, fn, args)), name)
+        member = children.member()
+        self._start_in_host(
+            lambda: host.portal(self._child(member, inner, fn, args)), name or name_of(fn)
+        )
         return CancelScope._of_host(inner)
 
     def _start_in_host(
@@ -100,31 +78,34 @@ class TaskGroup:
 
         The group cannot be left meanwhile: that takes a step of the host's, which comes after.
         """
-        assert self._host is not None and self._tasks is not None
+        assert self._tasks is not None
         start = functools.partial(self._tasks.start, make, name)
         self._host.call_in_host(functools.partial(contextvars.copy_context().run, start))
 
-    def start_soon(self, fn: Callable[..., Any], *args: Any, name: str | None = None) -> None:
-        """Like `spawn`, under trio's name and with trio's result: none."""
-        self.spawn(fn, *args, name=name)
-
-    async def _host_child(
-        self, scope: HostScope, fn: Callable[..., Any], args: tuple[Any, ...]
+    async def _child(
+        self,
+        member: _core.Member,
+        scope: HostScope,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
     ) -> None:
-        assert self._host is not None and self._children is not None
         try:
             with scope:
                 await fn(*args)
         except self._host.cancelled:
             raise
         except BaseException as error:
-            self._children.fail(error)
+            self.children.fail(error)
             self.cancel_scope.cancel()
+        finally:
+            member.end()
 
-    async def _watch(self) -> None:
-        """Stands for the green threads among the host's tasks: passes cancellation both ways."""
-        assert self._host is not None and self._children is not None
-        children = self._children
+    async def _watch(self, watcher: _Watcher) -> None:
+        """Stands for the green threads among the host's tasks: passes cancellation both ways.
+
+        When it has ended, a host's child may still start green threads: then another watches.
+        """
+        children = self.children
         try:
             await wait(children.wait_settled())
             if children.failed:
@@ -136,105 +117,132 @@ class TaskGroup:
                 await wait(children.wait_empty())
             raise
         finally:
-            # A host's child may still start green threads: then somebody else watches.
-            self._watched = False
+            if self._watcher() is watcher:
+                self._watcher = _nobody
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        children = self._children
-        assert children is not None and self._scope is not None
-        self._body_ended = True
-        try:
-            if self._host is None:
-                return await self._leave_ours(children, self._scope, error)
-            return await self._leave_host(children, self._host, kind, error, traceback)
-        finally:
-            children.close()
-            # The group is part of the traceback's frames, which it would otherwise keep alive.
-            del error, traceback
-
-    async def _leave_ours(
-        self, children: _core.Children, scope: CancelScope, error: BaseException | None
-    ) -> bool:
-        cancelled: BaseException | None = None
-        if isinstance(error, Cancelled):
-            cancelled = error
-        elif error is not None:
-            children.fail(error)
-        # The children are in scopes of their own below the group's, so whatever cancels the group
-        # reaches them without us; what is left to do is to wait.
-        while children.pending:
-            try:
-                with CancelScope(shield=True):
-                    await wait(children.wait_empty())
-            except BaseException as interrupt:
-                # A signal handler's exception: it ends the group, but not before its children.
-                children.fail(interrupt)
-        errors = children.take_errors()
-        if cancelled is None:
-            try:
-                if errors or error is None:
-                    await _core.Checkpoint()
-            except Cancelled as found:
-                cancelled = found
-        absorbed = scope.__exit__(
-            None if cancelled is None else type(cancelled),
-            cancelled,
-            None if cancelled is None else cancelled.__traceback__,
-        )
-        return self._conclude(errors, error, cancelled, absorbed)
-
-    async def _leave_host(
-        self,
-        children: _core.Children,
-        host: HostBackend,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
+    async def leave(self, error: BaseException | None) -> bool:
+        """The body has ended with `error`. Whether that is absorbed."""
+        host, children = self._host, self.children
         cancelled: BaseException | None = None
         if isinstance(error, host.cancelled):
             cancelled = error
         elif error is not None:
             children.fail(error)
+        if error is not None:
             self.cancel_scope.cancel()
         children.settle()
-        assert self._manager is not None
-        absorbed: bool | None = False
         try:
-            absorbed = await self._manager.__aexit__(
-                kind if cancelled is not None else None,
-                cancelled,
-                traceback if cancelled is not None else None,
-            )
-        except host.cancelled as found:
-            cancelled, absorbed = found, False
-        return self._conclude(children.take_errors(), error, cancelled, bool(absorbed))
+            # Shielded: the host's own group would pass on that it was cancelled while it waited,
+            # though no child was. What comes through is plain `Task.cancel`, or an interrupt.
+            while children.pending or self._watcher() is not None:
+                try:
+                    with CancelScope(shield=True):
+                        await wait(children.wait_empty())
+                        await checkpoint()
+                except BaseException as found:
+                    if isinstance(found, host.cancelled):
+                        cancelled = found
+                    else:
+                        children.fail(found)
+                    self.cancel_scope.cancel()
+            absorbed: bool | None = False
+            try:
+                absorbed = await self._manager.__aexit__(
+                    None if cancelled is None else type(cancelled),
+                    cancelled,
+                    None if cancelled is None else cancelled.__traceback__,
+                )
+            except host.cancelled as found:
+                cancelled = found
+            except BaseExceptionGroup as group:
+                cancelled, errors = _split(group, host.cancelled)
+                for each in errors:
+                    children.fail(each)
+            failures = children.take_errors()
+            if failures:
+                # What went wrong counts more than that it was cancelled meanwhile: a cancellation
+                # is found again at the next wait.
+                raise BaseExceptionGroup("unhandled errors in a TaskGroup", failures) from None
+            if cancelled is not None and not absorbed:
+                if cancelled is error:
+                    return False
+                raise cancelled
+            return True
+        finally:
+            children.close()
+            # The group is part of the traceback's frames, which it would otherwise keep alive.
+            del error, cancelled
 
-    @staticmethod
-    def _conclude(
-        errors: list[BaseException],
-        error: BaseException | None,
-        cancelled: BaseException | None,
-        absorbed: bool,
-    ) -> bool:
-        if errors:
-            raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
-        if cancelled is not None and not absorbed:
-            if cancelled is error:
-                return False
-            raise cancelled
-        return True
 
-    def __repr__(self) -> str:
-        if self._children is None:
-            state = "unbound"
-        elif self._body_ended:
-            state = "leaving" if self._children.pending else "left"
-        else:
-            state = "active"
-        return f"<aevent.TaskGroup, {state}>"
+class _Watcher:
+    """Lives no longer than the coroutine that watches, even if that never begins."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _nobody() -> None:
+    return None
+
+
+class _GroupScope:
+    """A host's scope around a group, whose deadline the green threads in it are told."""
+
+    def __init__(self, scope: HostScope, children: _core.Children, outer: float) -> None:
+        self._scope = scope
+        self._children = children
+        self._outer = outer
+        self._deadline = math.inf
+        self._shield = False
+        self._note()
+
+    def _note(self) -> None:
+        outer = math.inf if self._shield else self._outer
+        self._children.note_deadline(min(outer, self._deadline))
+
+    @property
+    def cancel_called(self) -> bool:
+        return self._scope.cancel_called
+
+    @property
+    def cancelled_caught(self) -> bool:
+        return self._scope.cancelled_caught
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    def set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._note()
+        self._scope.set_deadline(deadline)
+
+    def set_shield(self, shield: bool) -> None:
+        self._shield = shield
+        self._note()
+        self._scope.set_shield(shield)
+
+
+def _split(
+    group: BaseExceptionGroup[BaseException], kind: type[BaseException]
+) -> tuple[BaseException | None, tuple[BaseException, ...]]:
+    """The first exception of `kind` in a group, and those at its top that are of other kinds."""
+    matching, rest = group.split(kind)
+    first: BaseException | None = matching
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first, () if rest is None else rest.exceptions
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """What a task is called that runs `fn`."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    module = getattr(fn, "__module__", None)
+    name = getattr(fn, "__qualname__", None) or repr(fn)
+    return f"{module}.{name}" if module else name
+
+
+def _call_async(fn: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+    await_(fn(*args))
+
+
+_core.set_group_hooks(HostGroup, is_coroutine_function, _call_async, start)

@@ -46,10 +46,17 @@ class AnyioScope:
         self._deadline = deadline
         self._shield = shield
         self._cancel_called = False
+        self._exited = False
 
     @property
     def cancel_called(self) -> bool:
-        return self._cancel_called if self._scope is None else self._scope.cancel_called
+        if self._scope is None:
+            return self._cancel_called
+        # anyio's waits for the loop's timer.
+        if not self._exited and time.monotonic() >= self._deadline:
+            self.cancel()
+            return True
+        return self._scope.cancel_called
 
     @property
     def cancelled_caught(self) -> bool:
@@ -88,6 +95,7 @@ class AnyioScope:
         traceback: TracebackType | None,
     ) -> bool | None:
         assert self._scope is not None
+        self._exited = True
         return self._scope.__exit__(kind, error, traceback)
 
 

@@ -25,23 +25,32 @@ class TrioScope:
     def __init__(self, host: HostBackend, scope: trio.CancelScope) -> None:
         self._host = host
         self._scope = scope
+        self._cancel_called = False
 
     @property
     def cancel_called(self) -> bool:
-        return self._scope.cancel_called
+        try:
+            return self._scope.cancel_called
+        except RuntimeError:
+            # trio looks at its clock, which it does not show to a green thread.
+            return self._cancel_called
 
     @property
     def cancelled_caught(self) -> bool:
         return self._scope.cancelled_caught
 
     def cancel(self) -> None:
+        self._cancel_called = True
         self._host.call_in_host(self._scope.cancel)
 
     def set_deadline(self, deadline: float) -> None:
-        self._scope.deadline = deadline_in_host(deadline)
+        self._host.call_in_host(lambda: self._set("deadline", deadline_in_host(deadline)))
 
     def set_shield(self, shield: bool) -> None:
-        self._scope.shield = shield
+        self._host.call_in_host(lambda: self._set("shield", shield))
+
+    def _set(self, name: str, value: object) -> None:
+        setattr(self._scope, name, value)
 
     def __enter__(self) -> object:
         return self._scope.__enter__()

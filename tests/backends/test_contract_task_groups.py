@@ -316,6 +316,79 @@ def test_outer_cancellation_during_the_body_reaches_the_children(run: Run) -> No
     assert sorted(log) == ["body", "sync"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_an_error_while_a_scope_outside_is_cancelled_is_not_lost(
+    run: Run, settle: Settle, asynchronous: bool
+) -> None:
+    log: list[str] = []
+
+    def sync() -> None:
+        try:
+            time.sleep(3600)
+        finally:
+            raise Boom
+
+    async def async_() -> None:
+        try:
+            await aevent.sleep_forever()
+        finally:
+            raise Boom
+
+    async def main() -> None:
+        with aevent.CancelScope() as scope:
+            async with aevent.TaskGroup() as group:
+                group.spawn(async_ if asynchronous else sync)
+                group.spawn(sleep_and_note, log, "sync")
+                group.spawn(sleep_and_note_async, log, "async")
+                await settle()
+                scope.cancel()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    assert [type(error) for error in caught.value.exceptions] == [Boom]
+    assert sorted(log) == ["async", "sync"]
+
+
+def test_a_group_whose_children_end_in_spite_of_a_cancellation_is_none(
+    run: Run, settle: Settle
+) -> None:
+    """As in trio: leaving a group is no place where a task is cancelled."""
+
+    async def cancel(scope: aevent.CancelScope) -> None:
+        await settle()
+        scope.cancel()
+
+    async def shielded(event: aevent.Event) -> None:
+        with aevent.CancelScope(shield=True):
+            await event.async_wait()
+
+    async def set_later(event: aevent.Event) -> None:
+        with aevent.CancelScope(shield=True):
+            await settle()
+            await settle()
+            event.set()
+
+    async def main() -> None:
+        log: list[str] = []
+        with aevent.CancelScope() as scope:
+            async with aevent.TaskGroup() as group:
+                event = aevent.Event()
+                group.spawn(shielded, event)
+                group.spawn(set_later, event)
+                group.spawn(cancel, scope)
+            log.append("left")
+            scope.cancel()
+            async with aevent.TaskGroup():
+                pass
+            log.append("left")
+            await aevent.checkpoint()
+            log.append("not reached")
+        assert scope.cancelled_caught
+        assert log == ["left", "left"]
+
+    run(main)
+
+
 def test_nested_groups_nest_their_errors(run: Run) -> None:
     log: list[str] = []
 

@@ -2,17 +2,20 @@
 //! for a host's tasks.
 
 use std::cell::UnsafeCell;
+use std::sync::Arc;
 
 use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::{self, NEVER};
 use aevent_runtime::timers::TimerKey;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::errors::Cancelled;
 use crate::run_loop;
 use crate::task::{Kind, SchedulerRef, ScopeRef, TaskRef, state};
+use crate::wait;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -27,11 +30,15 @@ enum Stage {
 struct Inner {
     stage: Stage,
     deadline: u64,
+    /// Until it is entered: how long after that the deadline is, if it was given so.
+    relative: Option<f64>,
     shield: bool,
     cancel_called: bool,
     /// By a call of `cancel`, not by the deadline.
     cancel_requested: bool,
     cancelled_caught: bool,
+    /// Raises TimeoutError instead of what its own deadline has raised.
+    fails: bool,
     node: Option<ScopeRef>,
     scheduler: Option<SchedulerRef>,
     timer: Option<TimerKey>,
@@ -39,6 +46,33 @@ struct Inner {
     entered: Option<(TaskRef, Option<ScopeRef>)>,
     /// The host's scope.
     host: Option<Py<PyAny>>,
+}
+
+impl Inner {
+    fn new(stage: Stage) -> Self {
+        Self {
+            stage,
+            deadline: NEVER,
+            relative: None,
+            shield: false,
+            cancel_called: false,
+            cancel_requested: false,
+            cancelled_caught: false,
+            fails: false,
+            node: None,
+            scheduler: None,
+            timer: None,
+            entered: None,
+            host: None,
+        }
+    }
+
+    /// A deadline that was given as a duration begins now.
+    fn begin(&mut self) {
+        if let Some(seconds) = self.relative.take() {
+            self.deadline = wait::deadline_after(seconds);
+        }
+    }
 }
 
 /// See `_core.pyi`.
@@ -84,18 +118,15 @@ impl CancelScope {
     /// The scope of a task that was spawned.
     pub fn of_task(node: ScopeRef, scheduler: SchedulerRef) -> Self {
         Self(UnsafeCell::new(Inner {
-            stage: Stage::Active,
-            deadline: NEVER,
-            shield: false,
-            cancel_called: false,
-            cancel_requested: false,
-            cancelled_caught: false,
             node: Some(node),
             scheduler: Some(scheduler),
-            timer: None,
-            entered: None,
-            host: None,
+            ..Inner::new(Stage::Active)
         }))
+    }
+
+    /// One that is not entered.
+    pub fn unbound() -> Self {
+        Self(UnsafeCell::new(Inner::new(Stage::New)))
     }
 
     /// The node in the cancel tree, if it is a scope of ours and entered.
@@ -105,6 +136,100 @@ impl CancelScope {
 
     fn host(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.inner().host.as_ref().map(|host| host.clone_ref(py))
+    }
+
+    /// Enters it in `task`, which is one of ours.
+    pub fn enter_ours(&self, task: TaskRef) -> ScopeRef {
+        let outer = state(&task).scope.clone();
+        let (deadline, shield, cancelled) = {
+            let inner = self.inner();
+            (inner.deadline, inner.shield, inner.cancel_called)
+        };
+        let node = match &outer {
+            Some(outer) => Scope::child(outer, deadline, shield, Some(task.clone())),
+            None => Scope::root(),
+        };
+        state(&task).scope = Some(node.clone());
+        let inner = self.inner();
+        inner.scheduler = Some(task.scheduler().clone());
+        inner.node = Some(node.clone());
+        inner.entered = Some((task, outer));
+        inner.stage = Stage::Active;
+        if cancelled {
+            wake(&node);
+        } else if deadline != NEVER {
+            self.set_timer();
+        }
+        node
+    }
+
+    /// Leaves it with `error`, which may be None. Whether the error is absorbed; or another error
+    /// that takes its place.
+    pub fn exit_ours(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Some((task, outer)) = self.inner().entered.take() else {
+            return Err(PyRuntimeError::new_err(
+                "this CancelScope is left but was not entered",
+            ));
+        };
+        let node = self.node().expect("an entered scope has a node");
+        if !run_loop::current().is_some_and(|now| Arc::ptr_eq(&now, &task)) {
+            self.inner().entered = Some((task, outer));
+            return Err(misnested());
+        }
+        let innermost = state(&task).scope.clone();
+        let nested = innermost.as_ref() == Some(&node);
+        // If it is neither the innermost nor around it, one further out was left too early, and has
+        // said so.
+        let encloses = nested || innermost.as_ref().is_some_and(|scope| node.encloses(scope));
+        let timer = {
+            let inner = self.inner();
+            inner.stage = Stage::Exited;
+            inner.timer.take()
+        };
+        if let (Some(timer), Some(scheduler)) = (timer, self.inner().scheduler.clone()) {
+            scheduler.forget_deadline(timer);
+        }
+        if encloses {
+            state(&task).scope = outer;
+        }
+        let absorb =
+            !error.is_none() && node.cancel_called() && !node.parent_is_cancelled() && nested;
+        self.inner().cancel_called |= node.cancel_called();
+        for task in node.close() {
+            task.unpark_owned();
+        }
+        if encloses && !nested {
+            // Those further in are out of it from now on, and say nothing when they are left.
+            return Err(misnested());
+        }
+        if !absorb {
+            return Ok(false);
+        }
+        if error.is_instance_of::<Cancelled>() {
+            self.inner().cancelled_caught = true;
+            return Ok(true);
+        }
+        self.absorb_from_group(py, error)
+    }
+
+    /// Takes what it has caused out of an exception group, and has the rest raised.
+    #[cold]
+    fn absorb_from_group(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if !error.is_instance(crate::errors::group_type(py)?)? {
+            return Ok(false);
+        }
+        let parts = error
+            .call_method1("split", (py.get_type::<Cancelled>(),))?
+            .cast_into::<PyTuple>()?;
+        if parts.get_item(0)?.is_none() {
+            return Ok(false);
+        }
+        self.inner().cancelled_caught = true;
+        let rest = parts.get_item(1)?;
+        if rest.is_none() {
+            return Ok(true);
+        }
+        Err(PyErr::from_value(rest))
     }
 
     /// Sets the timer for the deadline, or cancels at once if it has passed.
@@ -129,6 +254,31 @@ impl CancelScope {
     }
 }
 
+#[cold]
+fn misnested() -> PyErr {
+    PyRuntimeError::new_err(
+        "this CancelScope is left while one that was entered later is not, or by another task: \
+         leave scopes in the reverse order, in the task that entered them",
+    )
+}
+
+#[cold]
+fn absolute_deadline() -> PyErr {
+    PyRuntimeError::new_err(
+        "this CancelScope has a deadline, and no relative one before it is entered: use deadline",
+    )
+}
+
+/// A duration in seconds; `None` if it is infinite.
+fn check_duration(name: &str, seconds: f64) -> PyResult<Option<f64>> {
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!(
+            "{name} must be a non-negative number of seconds, not {seconds}"
+        )));
+    }
+    Ok((seconds != f64::INFINITY).then_some(seconds))
+}
+
 fn wake(node: &ScopeRef) {
     for task in node.cancel() {
         task.unpark_owned();
@@ -138,46 +288,38 @@ fn wake(node: &ScopeRef) {
 #[pymethods]
 impl CancelScope {
     #[new]
-    #[pyo3(signature = (*, deadline=f64::INFINITY, shield=false))]
-    fn new(deadline: f64, shield: bool) -> PyResult<Self> {
-        let scope = Self(UnsafeCell::new(Inner {
-            stage: Stage::New,
+    #[pyo3(signature = (*, deadline=f64::INFINITY, relative_deadline=f64::INFINITY, shield=false))]
+    fn new(deadline: f64, relative_deadline: f64, shield: bool) -> PyResult<Self> {
+        let relative = check_duration("relative_deadline", relative_deadline)?;
+        if relative.is_some() && deadline != f64::INFINITY {
+            return Err(PyValueError::new_err(
+                "a CancelScope cannot have both a deadline and a relative deadline",
+            ));
+        }
+        Ok(Self(UnsafeCell::new(Inner {
             deadline: to_nanos(deadline)?,
+            relative,
             shield,
-            cancel_called: false,
-            cancel_requested: false,
-            cancelled_caught: false,
-            node: None,
-            scheduler: None,
-            timer: None,
-            entered: None,
-            host: None,
-        }));
-        Ok(scope)
+            ..Inner::new(Stage::New)
+        })))
     }
 
     /// A handle of a host's scope that is entered already.
     #[staticmethod]
     fn _of_host(host: Py<PyAny>) -> Self {
         Self(UnsafeCell::new(Inner {
-            stage: Stage::Active,
-            deadline: NEVER,
-            shield: false,
-            cancel_called: false,
-            cancel_requested: false,
-            cancelled_caught: false,
-            node: None,
-            scheduler: None,
-            timer: None,
-            entered: None,
             host: Some(host),
+            ..Inner::new(Stage::Active)
         }))
     }
 
     /// Cancels everything in the scope.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        // If the deadline came first, it is the deadline that has cancelled.
+        if !self.cancel_called(py)? {
+            self.inner().cancel_requested = true;
+        }
         self.inner().cancel_called = true;
-        self.inner().cancel_requested = true;
         if let Some(node) = self.node() {
             wake(&node);
         } else if let Some(host) = self.host(py) {
@@ -191,13 +333,25 @@ impl CancelScope {
         if self.inner().cancel_called {
             return Ok(true);
         }
-        if let Some(node) = self.node() {
-            return Ok(node.cancel_called());
+        if let Some(host) = self.host(py) {
+            return host.getattr(py, "cancel_called")?.extract(py);
         }
-        match self.host(py) {
-            Some(host) => host.getattr(py, "cancel_called")?.extract(py),
-            None => Ok(false),
+        let node = self.node();
+        if node.as_ref().is_some_and(ScopeRef::cancel_called) {
+            return Ok(true);
         }
+        let inner = self.inner();
+        let is_over = inner.stage != Stage::Exited
+            && inner.deadline != NEVER
+            && inner.deadline <= clock::now();
+        if is_over {
+            // Nobody has looked at the clock yet; now we have.
+            inner.cancel_called = true;
+            if let Some(node) = node {
+                wake(&node);
+            }
+        }
+        Ok(is_over)
     }
 
     /// Whether `cancel` was called, rather than that the deadline came.
@@ -214,13 +368,26 @@ impl CancelScope {
         }
     }
 
+    /// Has it raise TimeoutError if its own deadline ends the body.
+    fn _fail_at_deadline(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf.get().inner().fails = true;
+        slf
+    }
+
     #[getter]
-    fn deadline(&self) -> f64 {
-        to_seconds(self.inner().deadline)
+    fn deadline(&self) -> PyResult<f64> {
+        if self.inner().relative.is_some() {
+            return Err(PyRuntimeError::new_err(
+                "this CancelScope has a relative deadline, which begins when it is entered: use \
+                 relative_deadline before that",
+            ));
+        }
+        Ok(to_seconds(self.inner().deadline))
     }
 
     #[setter]
     fn set_deadline(&self, py: Python<'_>, deadline: f64) -> PyResult<()> {
+        self.deadline()?;
         let nanos = to_nanos(deadline)?;
         self.inner().deadline = nanos;
         if let Some(host) = self.host(py) {
@@ -228,6 +395,37 @@ impl CancelScope {
         }
         self.set_timer();
         Ok(())
+    }
+
+    #[getter]
+    fn relative_deadline(&self) -> PyResult<f64> {
+        let inner = self.inner();
+        match inner.relative {
+            Some(seconds) => Ok(seconds),
+            None if inner.deadline == NEVER => Ok(f64::INFINITY),
+            None if inner.stage == Stage::New => Err(absolute_deadline()),
+            None => Ok(to_seconds(inner.deadline) - to_seconds(clock::now())),
+        }
+    }
+
+    #[setter]
+    fn set_relative_deadline(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        let relative = check_duration("relative_deadline", seconds)?;
+        let inner = self.inner();
+        if inner.stage == Stage::New {
+            if inner.deadline != NEVER {
+                return Err(absolute_deadline());
+            }
+            inner.relative = relative;
+            return Ok(());
+        }
+        self.set_deadline(py, to_seconds(clock::now()) + seconds)
+    }
+
+    #[getter]
+    fn is_relative(&self) -> Option<bool> {
+        let inner = self.inner();
+        (inner.stage == Stage::New).then_some(inner.relative.is_some())
     }
 
     #[getter]
@@ -257,29 +455,11 @@ impl CancelScope {
                  by that task: make a new one",
             ));
         }
+        this.inner().begin();
         let current = run_loop::current();
         match current {
             Some(task) if state(&task).kind != Kind::Host => {
-                let outer = state(&task).scope.clone();
-                let (deadline, shield, cancelled) = {
-                    let inner = this.inner();
-                    (inner.deadline, inner.shield, inner.cancel_called)
-                };
-                let node = match &outer {
-                    Some(outer) => Scope::child(outer, deadline, shield, Some(task.clone())),
-                    None => Scope::root(),
-                };
-                state(&task).scope = Some(node.clone());
-                let inner = this.inner();
-                inner.scheduler = Some(task.scheduler().clone());
-                inner.node = Some(node.clone());
-                inner.entered = Some((task, outer));
-                inner.stage = Stage::Active;
-                if cancelled {
-                    wake(&node);
-                } else if deadline != NEVER {
-                    this.set_timer();
-                }
+                this.enter_ours(task);
             }
             task => {
                 let host = match task {
@@ -324,47 +504,21 @@ impl CancelScope {
         error: Bound<'_, PyAny>,
         traceback: Bound<'_, PyAny>,
     ) -> PyResult<bool> {
-        if let Some(host) = self.host(py) {
-            self.inner().stage = Stage::Exited;
-            return host
-                .call_method1(py, "__exit__", (kind, error, traceback))?
-                .bind(py)
-                .is_truthy();
-        }
-        let Some((task, outer)) = self.inner().entered.take() else {
-            return Err(PyRuntimeError::new_err(
-                "this CancelScope is left but was not entered",
-            ));
+        let absorbed = match self.host(py) {
+            Some(host) => {
+                self.inner().stage = Stage::Exited;
+                host.call_method1(py, "__exit__", (kind, error, traceback))?
+                    .bind(py)
+                    .is_truthy()?
+            }
+            None => self.exit_ours(py, &error)?,
         };
-        let node = self.node().expect("an entered scope has a node");
-        let timer = {
-            let inner = self.inner();
-            inner.stage = Stage::Exited;
-            inner.timer.take()
-        };
-        if let (Some(timer), Some(scheduler)) = (timer, self.inner().scheduler.clone()) {
-            scheduler.forget_deadline(timer);
+        // Only a deadline of its own is a timeout; somebody's cancel() is none, nor is what a scope
+        // further out has caused. The time is not asked: a host's clock may run a little ahead.
+        if self.inner().fails && !self.inner().cancel_requested && self.cancelled_caught(py)? {
+            return Err(PyTimeoutError::new_err("deadline exceeded"));
         }
-        let innermost = state(&task).scope.clone();
-        if innermost.as_ref() != Some(&node) {
-            return Err(PyRuntimeError::new_err(
-                "this CancelScope is left while one that was entered later is not, or by another \
-                 task: leave scopes in the reverse order, in the task that entered them",
-            ));
-        }
-        let absorb = !error.is_none()
-            && error.is_instance_of::<Cancelled>()
-            && node.cancel_called()
-            && !node.parent_is_cancelled();
-        state(&task).scope = outer;
-        self.inner().cancel_called |= node.cancel_called();
-        for task in node.close() {
-            task.unpark_owned();
-        }
-        if absorb {
-            self.inner().cancelled_caught = true;
-        }
-        Ok(absorb)
+        Ok(absorbed)
     }
 
     /// `await tg.spawn(f)`: the scope itself, at once.
@@ -405,12 +559,16 @@ impl CancelScope {
 
 /// An awaitable's iterator that has its result at once.
 #[pyclass(module = "aevent._core")]
-struct Immediate {
-    value: Option<Py<PyAny>>,
+pub struct Immediate {
+    pub value: Option<Py<PyAny>>,
 }
 
 #[pymethods]
 impl Immediate {
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }

@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::NEVER;
@@ -39,6 +40,8 @@ struct Inner {
     pending: usize,
     daemons: usize,
     errors: Vec<PyErr>,
+    /// What a child was cancelled with that has not ended in the child's own scope.
+    cancelled: Option<PyErr>,
     /// A runner's threads report their exceptions themselves.
     keeps_errors: bool,
     /// The process in which these children live.
@@ -49,6 +52,11 @@ struct Inner {
 }
 
 impl Inner {
+    /// Whether a child has failed, or was cancelled for another scope than its own.
+    fn has_failed(&self) -> bool {
+        !self.errors.is_empty() || self.cancelled.is_some()
+    }
+
     /// In the child of a fork: none of the children exists here.
     #[cold]
     fn forget_parents(&mut self) {
@@ -56,6 +64,7 @@ impl Inner {
         self.pending = 0;
         self.daemons = 0;
         std::mem::forget(std::mem::take(&mut self.errors));
+        std::mem::forget(self.cancelled.take());
         std::mem::forget(std::mem::replace(&mut self.scope, Scope::root()));
     }
 }
@@ -104,12 +113,17 @@ impl Shared {
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
-                // Cancelled belongs to the scope that caused it: the child's own, or one above it
-                // that will find its own reason. Raised for no scope at all, it is an error.
-                let absorbed =
-                    error.is_instance_of::<Cancelled>(py) && scope.is_some_and(Scope::is_cancelled);
-                if !absorbed {
+                if !error.is_instance_of::<Cancelled>(py) {
                     self.fail(error);
+                } else if !scope.is_some_and(absorbs) {
+                    // It passes through the group to the scope that has caused it. Raised for no
+                    // scope at all, it ends the group, which then absorbs it.
+                    let first = self.inner().cancelled.is_none();
+                    if first {
+                        self.inner().cancelled = Some(error);
+                    }
+                    self.cancel();
+                    self.changed.notify_all();
                 }
             }
         } else {
@@ -118,15 +132,83 @@ impl Shared {
         self.child_gone(daemon);
     }
 
+    /// The children of a group whose scope is entered.
+    pub fn below(scope: ScopeRef) -> ChildrenRef {
+        Self::new(scope, true)
+    }
+
+    fn new(scope: ScopeRef, keeps_errors: bool) -> ChildrenRef {
+        Arc::new(Self {
+            inner: UnsafeCell::new(Inner {
+                scope,
+                pending: 0,
+                daemons: 0,
+                errors: Vec::new(),
+                cancelled: None,
+                keeps_errors,
+                generation: fork::generation(),
+                settling: false,
+                closed: false,
+            }),
+            changed: Arc::new(WaitQueue::new()),
+        })
+    }
+
     /// Keeps `error` and cancels the siblings.
     pub fn fail(&self, error: PyErr) {
-        let inner = self.inner();
-        inner.errors.push(error);
-        let woken = inner.scope.cancel();
+        self.inner().errors.push(error);
+        self.cancel();
+        self.changed.notify_all();
+    }
+
+    /// Cancels every child.
+    pub fn cancel(&self) {
+        let woken = self.inner().scope.cancel();
         for task in woken {
             task.unpark_owned();
         }
-        self.changed.notify_all();
+    }
+
+    /// Whether nobody is left, daemons included.
+    pub fn is_empty(&self) -> bool {
+        self.inner().pending == 0
+    }
+
+    /// Who is told when that has changed.
+    pub fn changed(&self) -> Arc<WaitQueue> {
+        self.changed.clone()
+    }
+
+    /// The exceptions of children, which are forgotten here.
+    pub fn take_errors(&self) -> Vec<PyErr> {
+        std::mem::take(&mut self.inner().errors)
+    }
+
+    /// What a child was cancelled with, for a scope further out.
+    pub fn take_cancelled(&self) -> Option<PyErr> {
+        self.inner().cancelled.take()
+    }
+
+    /// Raises unless children may be started.
+    pub fn check_open(&self) -> PyResult<()> {
+        if self.inner().closed {
+            return Err(PyRuntimeError::new_err(
+                "this task group or runner is closed: nothing can be started in it any more",
+            ));
+        }
+        Ok(())
+    }
+
+    /// From now on nothing can be started here.
+    pub fn close(&self) {
+        let woken = {
+            let inner = self.inner();
+            inner.closed = true;
+            inner.scope.close()
+        };
+        for task in woken {
+            task.unpark_owned();
+        }
     }
 
     /// One child fewer.
@@ -148,6 +230,33 @@ pub struct Children {
 
 // SAFETY: the only unsynchronised part is `shared`, for which the same holds.
 unsafe impl Sync for Children {}
+
+/// A child that a host runs. Its coroutine holds this, so the child has ended also if the coroutine
+/// has never begun.
+#[pyclass(module = "aevent._core", frozen)]
+pub struct Member {
+    shared: ChildrenRef,
+    ended: AtomicBool,
+}
+
+#[pymethods]
+impl Member {
+    /// The child has ended; again, nothing.
+    fn end(&self) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.shared.child_gone(false);
+        }
+    }
+}
+
+// SAFETY: as for `Children`.
+unsafe impl Sync for Member {}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
 
 /// Waits until the last child (or the last that is no daemon) has ended.
 struct Empty {
@@ -174,12 +283,18 @@ struct Settled {
 impl Source for Settled {
     fn is_ready(&self) -> bool {
         let inner = self.shared.inner();
-        !inner.errors.is_empty() || (inner.settling && inner.pending == 0)
+        inner.has_failed() || (inner.settling && inner.pending == 0)
     }
 
     fn queue(&self) -> Arc<WaitQueue> {
         self.shared.changed.clone()
     }
+}
+
+/// Whether a scope absorbs the cancellation that leaves it: it was cancelled itself, and nothing
+/// further out was that it lets through.
+fn absorbs(scope: &ScopeRef) -> bool {
+    scope.cancel_called() && !scope.parent_is_cancelled()
 }
 
 /// An error if a synchronous function has returned a coroutine, which nobody would ever await.
@@ -233,19 +348,7 @@ impl Children {
             },
         };
         Ok(Self {
-            shared: Arc::new(Shared {
-                inner: UnsafeCell::new(Inner {
-                    scope,
-                    pending: 0,
-                    daemons: 0,
-                    errors: Vec::new(),
-                    keeps_errors,
-                    generation: fork::generation(),
-                    settling: false,
-                    closed: false,
-                }),
-                changed: Arc::new(WaitQueue::new()),
-            }),
+            shared: Shared::new(scope, keeps_errors),
         })
     }
 
@@ -253,47 +356,40 @@ impl Children {
     #[pyo3(signature = (function, *args, name=None))]
     fn spawn(
         &self,
-        py: Python<'_>,
         function: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
         name: Option<Py<PyAny>>,
     ) -> PyResult<CancelScope> {
-        check_callable(function)?;
-        let context = finish::copied_context(py)?;
-        let entry = Entry::Call {
-            function: function.clone().into_ptr(),
-            args: args.clone().into_ptr(),
-            kwargs: null_mut(),
-        };
-        self.start(py, Kind::Green, entry, context, name)
+        scope_of(Self::start_call(
+            &self.shared,
+            function,
+            args.clone(),
+            name,
+        )?)
     }
 
     /// Starts a coroutine as a native task and returns the child's cancel scope.
     #[pyo3(signature = (coroutine, name=None))]
     fn spawn_coroutine(
         &self,
-        py: Python<'_>,
         coroutine: Bound<'_, PyAny>,
         name: Option<Py<PyAny>>,
     ) -> PyResult<CancelScope> {
-        let context = finish::copied_context(py)?;
-        self.start(
-            py,
-            Kind::Coroutine,
-            Entry::Coroutine(coroutine.into_ptr()),
-            context,
-            name,
-        )
+        scope_of(Self::start_coroutine(&self.shared, coroutine, name)?)
     }
 
     /// Raises unless children may be started.
     fn check_open(&self) -> PyResult<()> {
-        if self.shared.inner().closed {
-            return Err(PyRuntimeError::new_err(
-                "this task group or runner is closed: nothing can be started in it any more",
-            ));
+        self.shared.check_open()
+    }
+
+    /// Counts a child that is no task of ours, until what this returns is dropped.
+    fn member(&self) -> Member {
+        self.shared.child_started(false);
+        Member {
+            shared: self.shared.clone(),
+            ended: AtomicBool::new(false),
         }
-        Ok(())
     }
 
     /// No more children will be started.
@@ -318,7 +414,7 @@ impl Children {
     /// Whether a child has failed.
     #[getter]
     fn failed(&self) -> bool {
-        !self.shared.inner().errors.is_empty()
+        self.shared.inner().has_failed()
     }
 
     /// A wait until a child has failed, or the last has ended after `settle`.
@@ -335,10 +431,7 @@ impl Children {
 
     /// Cancels every child.
     fn cancel(&self) {
-        let woken = self.shared.inner().scope.cancel();
-        for task in woken {
-            task.unpark_owned();
-        }
+        self.shared.cancel();
     }
 
     /// Whether the children were cancelled, by `cancel`, by a failure or from above.
@@ -369,14 +462,7 @@ impl Children {
 
     /// From now on nothing can be started here.
     fn close(&self) {
-        let woken = {
-            let inner = self.shared.inner();
-            inner.closed = true;
-            inner.scope.close()
-        };
-        for task in woken {
-            task.unpark_owned();
-        }
+        self.shared.close();
     }
 
     /// Leaves those that have not ended where they are, for good.
@@ -397,8 +483,8 @@ impl Children {
 
     /// The exceptions of children, which are forgotten here.
     fn take_errors(&self, py: Python<'_>) -> Vec<Py<PyAny>> {
-        let errors = std::mem::take(&mut self.shared.inner().errors);
-        errors
+        self.shared
+            .take_errors()
             .into_iter()
             .map(|error| error.into_value(py).into_any())
             .collect()
@@ -419,35 +505,68 @@ impl Children {
         Self { shared }
     }
 
+    /// Starts `function(*args)` as a green thread, in a copy of the caller's context.
+    pub fn start_call(
+        shared: &ChildrenRef,
+        function: &Bound<'_, PyAny>,
+        args: Bound<'_, PyTuple>,
+        name: Option<Py<PyAny>>,
+    ) -> PyResult<TaskRef> {
+        check_callable(function)?;
+        let entry = Entry::Call {
+            function: function.clone().into_ptr(),
+            args: args.into_ptr(),
+            kwargs: null_mut(),
+        };
+        Self::start(shared, function.py(), Kind::Green, entry, name)
+    }
+
+    /// Starts a coroutine as a native task, in a copy of the caller's context.
+    pub fn start_coroutine(
+        shared: &ChildrenRef,
+        coroutine: Bound<'_, PyAny>,
+        name: Option<Py<PyAny>>,
+    ) -> PyResult<TaskRef> {
+        let py = coroutine.py();
+        let entry = Entry::Coroutine(coroutine.into_ptr());
+        Self::start(shared, py, Kind::Coroutine, entry, name)
+    }
+
     fn start(
-        &self,
+        shared: &ChildrenRef,
         py: Python<'_>,
         kind: Kind,
         entry: Entry,
-        context: *mut ffi::PyObject,
         name: Option<Py<PyAny>>,
-    ) -> PyResult<CancelScope> {
-        self.check_open()?;
-        let event_loop = run_loop::existing()
-            .filter(|event_loop| event_loop.driver() != run_loop::Driver::None)
-            .ok_or_else(|| no_runner("TaskGroup.spawn()"))?;
+    ) -> PyResult<TaskRef> {
+        let ready = shared.check_open().and_then(|()| {
+            run_loop::existing()
+                .filter(|event_loop| event_loop.driver() != run_loop::Driver::None)
+                .ok_or_else(|| no_runner("TaskGroup.spawn()"))
+        });
+        let event_loop = match ready {
+            Ok(event_loop) => event_loop,
+            Err(error) => {
+                entry.give_up(py);
+                return Err(error);
+            }
+        };
+        let context = finish::copied_context(py)?;
         let home = home(py);
-        self.shared.child_started(false);
+        shared.child_started(false);
         let task = finish::spawn(
             event_loop,
             Start {
                 entry,
                 kind,
                 context,
-                report: Report::Children(self.shared.clone()),
-                parent: Some(&self.shared.inner().scope),
+                report: Report::Children(shared.clone()),
+                parent: Some(&shared.inner().scope),
                 home,
             },
         );
-        let state = state(&task);
-        state.name = name;
-        let scope = state.scope.clone().expect("a new task has a scope");
-        Ok(CancelScope::of_task(scope, event_loop.scheduler.clone()))
+        state(&task).name = name;
+        Ok(task)
     }
 
     /// Starts a call as a thread of this runner.
@@ -481,6 +600,12 @@ impl Children {
         thread_count::begin(&task);
         Ok(task)
     }
+}
+
+/// The scope of a child that has been started.
+fn scope_of(task: TaskRef) -> PyResult<CancelScope> {
+    let scope = state(&task).scope.clone().expect("a new task has a scope");
+    Ok(CancelScope::of_task(scope, task.scheduler().clone()))
 }
 
 /// The children of the runner that the running task belongs to.

@@ -4,6 +4,7 @@ use std::io;
 
 use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 pyo3::create_exception!(
     aevent,
@@ -38,6 +39,19 @@ impl From<Raised> for PyErr {
         // SAFETY: as above.
         PyErr::fetch(unsafe { Python::assume_attached() })
     }
+}
+
+/// `BaseExceptionGroup`, which before 3.11 is in a package of its own.
+pub fn group_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let group = TYPE.get_or_try_init(py, || {
+        let module = match py.import("builtins")?.hasattr("BaseExceptionGroup")? {
+            true => "builtins",
+            false => "exceptiongroup",
+        };
+        Ok::<_, PyErr>(py.import(module)?.getattr("BaseExceptionGroup")?.unbind())
+    })?;
+    Ok(group.bind(py))
 }
 
 /// The exception of a cancelled task.

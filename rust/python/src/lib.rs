@@ -42,6 +42,7 @@ mod socket;
 mod ssl;
 mod stack;
 mod task;
+mod task_group;
 mod thread;
 mod thread_count;
 mod tracing;
@@ -67,6 +68,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
     module.add_class::<cancel_scope::CancelScope>()?;
     module.add_class::<children::Children>()?;
+    module.add_class::<children::Member>()?;
     module.add_class::<condition::Condition>()?;
     module.add_class::<event::Event>()?;
     // Its own name is that of the type it stands for, `lock`.
@@ -78,6 +80,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;
     module.add_class::<simple_queue::SimpleQueue>()?;
+    module.add_class::<task_group::TaskGroup>()?;
     module.add_class::<thread::Task>()?;
     module.add_class::<view::ModuleView>()?;
     module.add_class::<wait::Wait>()?;
@@ -149,6 +152,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ssl::CALL.add(module)?;
     ssl::READ.add(module)?;
     ssl::WRITE.add(module)?;
+    module.add_function(wrap_pyfunction!(task_group::set_group_hooks, module)?)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::settrace, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::set_tracing_functions, module)?)?;

@@ -48,6 +48,34 @@ pub enum Entry {
     Coroutine(Object),
 }
 
+impl Entry {
+    /// It will not be done: gives up what it refers to. A coroutine is closed, since nobody would
+    /// ever await it.
+    #[cold]
+    pub fn give_up(self, py: Python<'_>) {
+        match self {
+            Entry::None => {}
+            Entry::Call {
+                function,
+                args,
+                kwargs,
+            } => {
+                release(function);
+                release(args);
+                release(kwargs);
+            }
+            Entry::Thread(object) => release(object),
+            Entry::Coroutine(object) => {
+                // SAFETY: the reference that the entry owned.
+                let coroutine = unsafe { Bound::from_owned_ptr(py, object) };
+                if let Err(error) = coroutine.call_method0("close") {
+                    error.write_unraisable(py, Some(&coroutine));
+                }
+            }
+        }
+    }
+}
+
 /// Who is told how a task ended.
 pub enum Report {
     /// An exception is reported as unraisable, like that of a bare thread.

@@ -300,6 +300,22 @@ impl<W: Clone> Scope<W> {
         drop(replaced);
     }
 
+    /// Whether `inner` is inside this scope, which is open.
+    pub fn encloses(&self, inner: &Self) -> bool {
+        if !Arc::ptr_eq(&self.0.tree, &inner.0.tree) {
+            return false;
+        }
+        let links = self.0.tree.lock();
+        let mut parent = &links.slots[inner.0.index as usize].parent;
+        while let Some(node) = parent {
+            if Arc::ptr_eq(node, &self.0) {
+                return true;
+            }
+            parent = &links.slots[node.index as usize].parent;
+        }
+        false
+    }
+
     /// The earliest deadline that can cancel what runs in this scope: of this scope and those
     /// around it, up to the first shield. 0, which is past, if it is effectively cancelled already.
     pub fn effective_deadline(&self) -> Instant {
