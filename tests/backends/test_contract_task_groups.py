@@ -354,17 +354,14 @@ def test_a_group_whose_children_end_in_spite_of_a_cancellation_is_none(
 ) -> None:
     """As in trio: leaving a group is no place where a task is cancelled."""
 
-    async def cancel(scope: aevent.CancelScope) -> None:
-        await settle()
-        scope.cancel()
-
     async def shielded(event: aevent.Event) -> None:
         with aevent.CancelScope(shield=True):
             await event.async_wait()
 
-    async def set_later(event: aevent.Event) -> None:
+    async def cancel(scope: aevent.CancelScope, event: aevent.Event) -> None:
         with aevent.CancelScope(shield=True):
             await settle()
+            scope.cancel()
             await settle()
             event.set()
 
@@ -374,8 +371,7 @@ def test_a_group_whose_children_end_in_spite_of_a_cancellation_is_none(
             async with aevent.TaskGroup() as group:
                 event = aevent.Event()
                 group.spawn(shielded, event)
-                group.spawn(set_later, event)
-                group.spawn(cancel, scope)
+                group.spawn(cancel, scope, event)
             log.append("left")
             scope.cancel()
             async with aevent.TaskGroup():
