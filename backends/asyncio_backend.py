@@ -53,7 +53,7 @@ class AnyioScope:
         if self._scope is None:
             return self._cancel_called
         # anyio's waits for the loop's timer.
-        if not self._exited and time.monotonic() >= self._deadline:
+        if not self._exited and _core.current_time() >= self._deadline:
             self.cancel()
             return True
         return self._scope.cancel_called

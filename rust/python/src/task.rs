@@ -68,7 +68,12 @@ impl Entry {
             Entry::Coroutine(object) => {
                 // SAFETY: the reference that the entry owned.
                 let coroutine = unsafe { Bound::from_owned_ptr(py, object) };
-                if let Err(error) = coroutine.call_method0("close") {
+                let closed = match coroutine.getattr_opt("close") {
+                    Ok(Some(close)) => close.call0().map(drop),
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = closed {
                     error.write_unraisable(py, Some(&coroutine));
                 }
             }
