@@ -10,6 +10,7 @@ The public names are re-exported here and nowhere else.
 
 from __future__ import annotations
 
+from . import integrations as _integrations
 from ._bridge import await_ as await_
 from ._bridge import native as native
 from ._bridge import patched as patched
@@ -46,5 +47,8 @@ from ._time import current_time as current_time
 from ._time import sleep as sleep
 from ._time import sleep_forever as sleep_forever
 from ._time import sleep_until as sleep_until
+
+# Not a patch: anyio gets to know the name of one more backend.
+_integrations.register_with_anyio()
 
 __version__ = "0.1.0"

@@ -39,6 +39,7 @@ __all__ = [
     "Semaphore",
     "SimpleQueue",
     "Sleep",
+    "SocketCall",
     "Task",
     "TaskGroup",
     "Wait",
@@ -46,6 +47,7 @@ __all__ = [
     "adjust_native",
     "adopt_local",
     "after_fork_in_child",
+    "all_tasks",
     "await_here",
     "breathe",
     "buffered_method",
@@ -149,7 +151,7 @@ class Cancelled(BaseException):
     swallowing it achieves nothing. The scope that caused it absorbs it.
     """
 
-@final
+@disjoint_base
 class CancelScope:
     """A part of a task that can be cancelled as a whole, for async and synchronous code alike.
 
@@ -171,7 +173,7 @@ class CancelScope:
     @staticmethod
     def _of_host(host: object) -> CancelScope:
         """A handle of a host's scope (a `HostScope`) that is entered already."""
-    def cancel(self) -> None:
+    def cancel(self, reason: object = None) -> None:
         """Cancels everything in the scope. Idempotent; may come before the scope is entered."""
     @property
     def cancel_called(self) -> bool:
@@ -546,6 +548,8 @@ class Event:
         """Waits until it is set: true. False when `timeout` seconds are over."""
     async def async_wait(self) -> bool:
         """Waits until it is set."""
+    def _waiters(self) -> int:
+        """How many wait for it."""
     def _wait(self) -> Wait:
         """A wait until it is set."""
     def _at_fork_reinit(self) -> None:
@@ -685,6 +689,15 @@ class Task:
     def name(self) -> object:
         """The name that it was given, or the function of a bare thread; `None` without one."""
     @property
+    def coroutine(self) -> Coroutine[Any, Any, object] | None:
+        """The coroutine that it is, until it has ended; `None` for a thread."""
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether its next wait would raise `Cancelled`."""
+    @property
+    def parent(self) -> Task | None:
+        """The task in whose scope it was started; `None` for the first, and when it has ended."""
+    @property
     def thread(self) -> threading.Thread | None:
         """Its `threading.Thread` object, or what stands for that."""
     @thread.setter
@@ -729,9 +742,16 @@ class Children:
         thread's loop.
         """
     def spawn_coroutine(
-        self, coroutine: Coroutine[Any, Any, object], name: str | None = None
+        self,
+        coroutine: Coroutine[Any, Any, object],
+        name: str | None = None,
+        *,
+        daemon: bool = False,
     ) -> CancelScope:
-        """Starts a coroutine as a native task, in a copy of the caller's context. As `spawn`."""
+        """Starts a coroutine as a native task, in a copy of the caller's context. As `spawn`.
+
+        A daemon is one of those that a runner does not wait for.
+        """
     def check_open(self) -> None:
         """RuntimeError unless children may be started."""
     def settle(self) -> None:
@@ -908,6 +928,9 @@ def owner_ident() -> int:
 
 def current_thread() -> threading.Thread | None:
     """The `threading.Thread` object of the green thread that calls, if it has one."""
+
+def all_tasks() -> list[Task]:
+    """The tasks of ours in the caller's program that have not ended, the outermost first."""
 
 def current_task() -> Task | None:
     """The running task, also under `native()`."""
@@ -1215,6 +1238,22 @@ def socket_writer_method(kind: type) -> Callable[..., Any]:
 
     Called after `socket_io_methods`.
     """
+
+@final
+class SocketCall:
+    """`await SocketCall(sock, method, write, *args)`: the result of `method(*args)`.
+
+    `sock` is non-blocking. The task waits while the method raises BlockingIOError, for readiness to
+    be written to or read from as `write` says. A checkpoint only if others have waited for long. For
+    native tasks; raises `Cancelled`, and EBADF if the socket is closed meanwhile.
+    """
+
+    def __new__(
+        cls, sock: _socket.socket, method: Callable[..., Any], write: bool, *args: Any
+    ) -> Self: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
 
 def socket_opened(sock: _socket.socket) -> None:
     """A socket object has got its descriptor: what was known about the number is void."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from .._imports import when_imported
+from . import anyio
 
 #: The package, which is also the name of the file here, to its module that has to be imported.
 MODULES = {
@@ -26,6 +27,11 @@ def install(excluded: Iterable[str]) -> None:
     for package, module in MODULES.items():
         if package not in excluded:
             when_imported(module, _Tell(package))
+
+
+def register_with_anyio() -> None:
+    """Has anyio know the backend "aevent", now or when it is imported. Imports nothing of it."""
+    when_imported("anyio._core._eventloop", anyio.apply)
 
 
 class _Tell:

@@ -76,7 +76,7 @@ impl Inner {
 }
 
 /// See `_core.pyi`.
-#[pyclass(module = "aevent", frozen, weakref)]
+#[pyclass(module = "aevent", frozen, weakref, subclass)]
 pub struct CancelScope(UnsafeCell<Inner>);
 
 // SAFETY: `inner` is borrowed for single reads and writes with the interpreter attached.
@@ -314,7 +314,9 @@ impl CancelScope {
     }
 
     /// Cancels everything in the scope.
-    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+    #[pyo3(signature = (reason=None))]
+    fn cancel(&self, py: Python<'_>, reason: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let _ = reason;
         // If the deadline came first, it is the deadline that has cancelled.
         if !self.cancel_called(py)? {
             self.inner().cancel_requested = true;

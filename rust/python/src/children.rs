@@ -369,13 +369,19 @@ impl Children {
     }
 
     /// Starts a coroutine as a native task and returns the child's cancel scope.
-    #[pyo3(signature = (coroutine, name=None))]
+    #[pyo3(signature = (coroutine, name=None, *, daemon=false))]
     fn spawn_coroutine(
         &self,
         coroutine: Bound<'_, PyAny>,
         name: Option<Py<PyAny>>,
+        daemon: bool,
     ) -> PyResult<CancelScope> {
-        scope_of(Self::start_coroutine(&self.shared, coroutine, name)?)
+        let task = Self::start_coroutine(&self.shared, coroutine, name)?;
+        if daemon {
+            state(&task).daemon = true;
+            self.shared.inner().daemons += 1;
+        }
+        scope_of(task)
     }
 
     /// Raises unless children may be started.

@@ -81,6 +81,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<semaphore::BoundedSemaphore>()?;
     module.add_class::<simple_queue::SimpleQueue>()?;
     module.add_class::<task_group::TaskGroup>()?;
+    module.add_class::<socket::awaitable::SocketCall>()?;
     module.add_class::<thread::Task>()?;
     module.add_class::<view::ModuleView>()?;
     module.add_class::<wait::Wait>()?;
@@ -154,6 +155,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ssl::WRITE.add(module)?;
     module.add_function(wrap_pyfunction!(task_group::set_group_hooks, module)?)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::all_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::settrace, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::set_tracing_functions, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::setprofile, module)?)?;

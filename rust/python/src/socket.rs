@@ -4,6 +4,7 @@
 //! belongs to the open file, which a child process may share. `MSG_DONTWAIT` serves for sending and
 //! receiving; calls without flags are made non-blocking for the length of the one system call.
 
+pub mod awaitable;
 pub mod call;
 pub mod file_object;
 pub mod receive;

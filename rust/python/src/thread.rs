@@ -125,6 +125,38 @@ impl Task {
             .map(|name| name.clone_ref(py))
     }
 
+    /// The coroutine, if it is one's and has not ended.
+    #[getter]
+    fn coroutine(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match state(&self.task).entry {
+            // SAFETY: the entry owns the coroutine.
+            Entry::Coroutine(coroutine) => unsafe {
+                Some(Bound::from_borrowed_ptr(py, coroutine).unbind())
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether its next wait would raise `Cancelled`.
+    #[getter]
+    fn is_cancelled(&self) -> bool {
+        state(&self.task)
+            .scope
+            .as_ref()
+            .is_some_and(|scope| scope.is_cancelled())
+    }
+
+    /// The task in whose scope it was started.
+    #[getter]
+    fn parent(&self) -> Option<Task> {
+        let scope = state(&self.task).scope.clone()?;
+        let (_, parent) = scope
+            .tasks(|one, other| !Arc::ptr_eq(one, other))
+            .into_iter()
+            .find(|(task, _)| Arc::ptr_eq(task, &self.task))?;
+        parent.map(|task| Task { task })
+    }
+
     /// The `threading.Thread` object, if it is one's.
     #[getter]
     fn thread(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -164,6 +196,20 @@ impl Task {
             }
         )
     }
+}
+
+/// The tasks of the running task's program that have not ended, the outermost first.
+#[pyfunction]
+pub fn all_tasks() -> Vec<Task> {
+    let Some(scope) = run_loop::current().and_then(|task| state(&task).scope.clone()) else {
+        return Vec::new();
+    };
+    scope
+        .tasks(|one, other| !Arc::ptr_eq(one, other))
+        .into_iter()
+        .filter(|(task, _)| !task.is_done())
+        .map(|(task, _)| Task { task })
+        .collect()
 }
 
 fn check_call(

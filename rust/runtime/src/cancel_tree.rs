@@ -316,6 +316,37 @@ impl<W: Clone> Scope<W> {
         false
     }
 
+    /// The tasks of all open scopes of the tree, outermost first, each with the one that it is inside
+    /// of: the task of the nearest scope around it that is `other` than itself.
+    pub fn tasks(&self, other: impl Fn(&W, &W) -> bool) -> Vec<(W, Option<W>)> {
+        let links = self.0.tree.lock();
+        let mut root = self.0.index;
+        let mut node = &self.0;
+        while let Some(parent) = &links.slots[node.index as usize].parent {
+            node = parent;
+            root = node.index;
+        }
+        let mut found: Vec<(W, Option<W>)> = Vec::new();
+        let mut left: VecDeque<(u32, Option<W>)> = VecDeque::from([(root, None)]);
+        while let Some((index, around)) = left.pop_front() {
+            let slot = &links.slots[index as usize];
+            let inside = match &slot.task {
+                Some(task) if around.as_ref().is_none_or(|around| other(around, task)) => {
+                    found.push((task.clone(), around));
+                    Some(task.clone())
+                }
+                _ => around,
+            };
+            let mut child = slot.first_child;
+            while child != NONE {
+                left.push_back((child, inside.clone()));
+                child = links.slots[child as usize].next;
+            }
+        }
+        drop(links);
+        found
+    }
+
     /// The earliest deadline that can cancel what runs in this scope: of this scope and those
     /// around it, up to the first shield. 0, which is past, if it is effectively cancelled already.
     pub fn effective_deadline(&self) -> Instant {

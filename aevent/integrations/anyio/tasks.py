@@ -1,0 +1,42 @@
+"""What anyio tells of tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from ... import _core
+
+
+class TaskInfo(anyio.TaskInfo):
+    """`anyio.TaskInfo` of a task of ours."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: _core.Task) -> None:
+        self._task = task
+        name: Any = task.name
+        parent = task.parent
+        super().__init__(task.ident, None if parent is None else parent.ident, name, task.coroutine)
+
+    def has_pending_cancellation(self) -> bool:
+        return self._task.is_cancelled
+
+
+def current_task_info() -> TaskInfo:
+    """The running task. RuntimeError outside one."""
+    task = _core.current_task()
+    if task is None:
+        raise RuntimeError("no task of aevent's is running")
+    return TaskInfo(task)
+
+
+def running_tasks() -> list[anyio.TaskInfo]:
+    """All tasks of the running loop that have not ended."""
+    return [TaskInfo(task) for task in _core.all_tasks()]
+
+
+async def wait_all_blocked() -> None:
+    """Waits until every other task of the loop waits for something."""
+    await _core.wait_quiet()
