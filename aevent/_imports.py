@@ -39,6 +39,27 @@ def forget(name: str, callback: Callable[[ModuleType], object]) -> None:
         sys.meta_path.remove(_finder)
 
 
+def find_by_others(
+    finder: importlib.abc.MetaPathFinder,
+    fullname: str,
+    path: Sequence[str] | None,
+    target: ModuleType | None,
+) -> importlib.machinery.ModuleSpec | None:
+    """What the finders that come after `finder` find. Those before it have been asked already.
+
+    To ask all others would have two finders like this one ask each other for ever.
+    """
+    finders = list(sys.meta_path)
+    after = finders[finders.index(finder) + 1 :] if finder in finders else finders
+    for other in after:
+        find_spec = getattr(other, "find_spec", None)
+        spec = None if find_spec is None else find_spec(fullname, path, target)
+        if spec is not None:
+            found: importlib.machinery.ModuleSpec = spec
+            return found
+    return None
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds nothing itself: it has the loaders of awaited modules tell."""
 
@@ -51,16 +72,10 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname not in _waiting:
             return None
-        for finder in sys.meta_path:
-            find_spec = getattr(finder, "find_spec", None)
-            if finder is self or find_spec is None:
-                continue
-            spec: importlib.machinery.ModuleSpec | None = find_spec(fullname, path, target)
-            if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader)
-                return spec
-        return None
+        spec = find_by_others(self, fullname, path, target)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Loader(spec.loader)
+        return spec
 
 
 class _Loader(importlib.abc.Loader):

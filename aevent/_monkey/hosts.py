@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _core
+from .._imports import find_by_others
 from . import nested_loops, originals, patcher, real_threads
 from .threading import HOSTS, SystemThread
 
@@ -117,13 +118,10 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if not (belongs(fullname) or real_threads.belongs(fullname)):
             return None
-        for finder in sys.meta_path:
-            find = getattr(finder, "find_spec", None)
-            spec = None if finder is self or find is None else find(fullname, path, target)
-            if spec is not None:
-                _mend_when_loaded(spec)
-                return spec  # type: ignore[no-any-return]
-        return None
+        spec = find_by_others(self, fullname, path, target)
+        if spec is not None:
+            _mend_when_loaded(spec)
+        return spec
 
 
 class _MendingLoader(Loader):

@@ -111,6 +111,15 @@ PRIVATE = {
         "_shutdown": ALWAYS,
     },
     # Packages, in the versions that are installed for development.
+    "anyio._core._eventloop": {"claim_worker_thread": ALWAYS, "loaded_backends": ALWAYS},
+    "anyio._core._sockets": {"convert_ipv6_sockaddr": ALWAYS},
+    "anyio._core._tasks": {"TaskHandle._run_coro": ALWAYS, "TaskHandle._start_value": ALWAYS},
+    "anyio.abc._eventloop": {"AsyncBackend": ALWAYS},
+    "anyio.abc._tasks": {
+        "call_for_coroutine": ALWAYS,
+        "get_callable_name": ALWAYS,
+        "get_coro_name": ALWAYS,
+    },
     "grpc._channel": {
         "_StreamUnaryMultiCallable._blocking": ALWAYS,
         "_UnaryUnaryMultiCallable._blocking": ALWAYS,

@@ -8,6 +8,7 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, Literal
 
+import anyio
 import anyio.abc
 from anyio import TaskHandle
 from anyio.abc._tasks import call_for_coroutine, get_callable_name, get_coro_name
@@ -41,7 +42,9 @@ class TaskGroup(anyio.abc.TaskGroup):
     """`anyio.abc.TaskGroup` on the native scheduler."""
 
     def __init__(self) -> None:
-        self._scope = self._scope = CancelScope()
+        scope = CancelScope()
+        self.cancel_scope: anyio.CancelScope = scope
+        self._scope: _core.CancelScope = scope
         self._children: _core.Children | None = None
         self._active = False
 

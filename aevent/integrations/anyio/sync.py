@@ -108,7 +108,7 @@ class Lock(anyio.Lock):
 class Semaphore(anyio.Semaphore):
     """`anyio.Semaphore`. A release hands the permit to whoever has waited longest."""
 
-    __slots__ = ("_max_value", "_value", "_waiters")
+    __slots__ = ("_fast", "_max_value", "_value", "_waiters")
 
     def __new__(
         cls, initial_value: int, *, max_value: int | None = None, fast_acquire: bool = False
@@ -119,6 +119,7 @@ class Semaphore(anyio.Semaphore):
         self, initial_value: int, *, max_value: int | None = None, fast_acquire: bool = False
     ) -> None:
         super().__init__(initial_value, max_value=max_value, fast_acquire=fast_acquire)
+        self._fast = fast_acquire
         self._value = initial_value
         self._max_value = max_value
         self._waiters: deque[_core.Event] = deque()
@@ -127,7 +128,7 @@ class Semaphore(anyio.Semaphore):
         _core.checkpoint_if_cancelled()
         if self._value > 0 and not self._waiters:
             self._value -= 1
-            if not self._fast_acquire:
+            if not self._fast:
                 try:
                     await _yield_shielded()
                 except BaseException:

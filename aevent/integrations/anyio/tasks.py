@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
@@ -18,7 +18,8 @@ class TaskInfo(anyio.TaskInfo):
         self._task = task
         name: Any = task.name
         parent = task.parent
-        super().__init__(task.ident, None if parent is None else parent.ident, name, task.coroutine)
+        coroutine = cast(Any, task.coroutine)
+        super().__init__(task.ident, None if parent is None else parent.ident, name, coroutine)
 
     def has_pending_cancellation(self) -> bool:
         return self._task.is_cancelled
