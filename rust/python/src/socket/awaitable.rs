@@ -83,7 +83,10 @@ impl SocketCall {
             wait::check(&task)?;
             if !begun && scheduler.is_look_due() {
                 // A socket that is always ready must not keep the others from running.
-                return Ok(pyo3::types::PyBool::new(py, true).to_owned().into_any().unbind());
+                return Ok(pyo3::types::PyBool::new(py, true)
+                    .to_owned()
+                    .into_any()
+                    .unbind());
             }
         }
         loop {
