@@ -39,9 +39,12 @@ def waits():
     held = threading.Lock()
     held.acquire()
     rheld = threading.RLock()
-    other = threading.Thread(target=lambda: (rheld.acquire(), time.sleep(3600)), daemon=True)
+    taken = threading.Event()
+    other = threading.Thread(
+        target=lambda: (rheld.acquire(), taken.set(), time.sleep(3600)), daemon=True
+    )
     other.start()
-    time.sleep(0)
+    taken.wait()
     return {
         "sleep": lambda: time.sleep(3600),
         "recv": lambda: left.recv(1),

@@ -16,7 +16,7 @@ LOG = logging.getLogger("aevent.tests")
 LOG.propagate = False
 
 
-class Slow(logging.StreamHandler[Any]):
+class Slow(logging.StreamHandler):  # generic since 3.11 only
     """A handler whose stream parks in the middle of a record."""
 
     inside = most = 0

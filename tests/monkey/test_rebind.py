@@ -310,8 +310,9 @@ assert sys.modules["gevent_like"].sleep is time.sleep
 thread = threading.Thread(target=time.sleep, args=(0.001,))
 thread.start()
 thread.join()
-assert threading.Thread._aevent_orig and threading._start_new_thread is not None
-assert not hasattr(threading._start_new_thread, "_aevent_orig")
+assert threading.Thread._aevent_orig
+start = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+assert not hasattr(getattr(threading, start), "_aevent_orig")
 """
     fresh_ok(script, backend)
 

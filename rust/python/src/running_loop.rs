@@ -70,17 +70,20 @@ unsafe fn set(value: Object) {
     let Some(original) = ORIGINAL.get() else {
         return;
     };
-    // SAFETY: attached, as everybody is who leaves a stack; the caller vouches for the value. An
-    // exception that is on its way stays on its way.
+    // SAFETY: attached, as everybody is who leaves a stack.
+    let py = unsafe { Python::assume_attached() };
+    // An exception that is on its way stays on its way.
+    let on_its_way = PyErr::take(py);
+    // SAFETY: the caller vouches for the value.
     unsafe {
-        let (mut kind, mut error, mut traceback) = (null_mut(), null_mut(), null_mut());
-        ffi::PyErr_Fetch(&mut kind, &mut error, &mut traceback);
         let result = ffi::PyObject_CallOneArg(original.as_ptr(), value);
         if result.is_null() {
             ffi::PyErr_WriteUnraisable(original.as_ptr());
         } else {
             ffi::Py_DECREF(result);
         }
-        ffi::PyErr_Restore(kind, error, traceback);
+    }
+    if let Some(error) = on_its_way {
+        error.restore(py);
     }
 }
