@@ -436,11 +436,12 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.timers().insert(deadline, Due::Cancel(scope))
     }
 
-    /// A deadline that is set while the host has the thread: it would not know of it.
+    /// A deadline that is set while the host has the thread: it would not know of it. One that has
+    /// come, and that the host has not asked about yet, stays the next.
     #[inline]
     fn arm_if_host_waits(&self, deadline: u64) {
         if self.host_has_the_thread.get() {
-            self.arm(deadline);
+            self.arm(deadline.min(self.next_deadline()));
         }
     }
 

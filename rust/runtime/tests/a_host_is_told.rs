@@ -131,3 +131,15 @@ fn of_a_deadline_in_the_past() {
     assert!(is_readable(scheduler.fd(), -1));
     assert_eq!(tick(&scheduler), ["late"]);
 }
+
+#[test]
+fn of_a_deadline_that_came_before_a_later_one_was_set() {
+    let _watchdog = Watchdog::start();
+    let scheduler = hosted();
+    scheduler.unpark_at(clock::now() + SOON, parked(&scheduler, "near"));
+    assert!(is_readable(scheduler.fd(), -1));
+    // The host has not looked yet, and runs something else that waits.
+    scheduler.unpark_at(clock::now() + HOUR, parked(&scheduler, "far"));
+    assert!(is_readable(scheduler.fd(), 0), "what was due is due still");
+    assert_eq!(tick(&scheduler), ["near"]);
+}
