@@ -69,7 +69,7 @@ class _Fork:
 
 
 def _tell_tasks_apart() -> None:
-    bootstrap: Any = importlib._bootstrap  # type: ignore[attr-defined]
+    bootstrap: Any = importlib._bootstrap
     given = {"get_ident": (_thread.get_ident, _core.owner_ident)}
     bootstrap._thread = _core.ModuleView(_thread, given)
 
