@@ -10,16 +10,34 @@ The public names are re-exported here and nowhere else.
 
 from __future__ import annotations
 
+from . import from_thread as from_thread
 from . import integrations as _integrations
+from . import lowlevel as lowlevel
+from . import to_thread as to_thread
 from ._bridge import await_ as await_
 from ._bridge import native as native
 from ._bridge import patched as patched
 from ._bridge import per_task as per_task
+from ._channels import MemoryChannelStatistics as MemoryChannelStatistics
+from ._channels import MemoryReceiveChannel as MemoryReceiveChannel
+from ._channels import MemorySendChannel as MemorySendChannel
+from ._channels import open_memory_channel as open_memory_channel
+from ._descriptors import notify_closing as notify_closing
+from ._descriptors import wait_readable as wait_readable
+from ._descriptors import wait_writable as wait_writable
 from ._doctor import Diagnosis as Diagnosis
 from ._doctor import doctor as doctor
 from ._exceptions import AeventError as AeventError
 from ._exceptions import AeventWarning as AeventWarning
+from ._exceptions import BrokenResourceError as BrokenResourceError
+from ._exceptions import BusyResourceError as BusyResourceError
 from ._exceptions import Cancelled as Cancelled
+from ._exceptions import ClosedResourceError as ClosedResourceError
+from ._exceptions import EndOfStream as EndOfStream
+from ._exceptions import RunFinishedError as RunFinishedError
+from ._exceptions import WouldBlock as WouldBlock
+from ._limiter import CapacityLimiter as CapacityLimiter
+from ._limiter import CapacityLimiterStatistics as CapacityLimiterStatistics
 from ._offload import offload as offload
 from ._offload import offloaded as offloaded
 from ._run import run as run

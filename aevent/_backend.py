@@ -10,11 +10,13 @@ The native backend has no host: the scheduler's loop is the loop. There is nothi
 
 from __future__ import annotations
 
+import contextvars
 import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -51,6 +53,23 @@ class HostScope(Protocol):
     ) -> bool | None: ...
 
 
+@dataclass(frozen=True)
+class HostTask:
+    """What can be said of a host's task."""
+
+    #: The host's own object.
+    host_task: Any
+    name: str
+    coro: Any = field(repr=False)
+    context: contextvars.Context | None = field(repr=False)
+    #: The task in whose group it is, where the host knows.
+    parent: HostTask | None = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        return "host"
+
+
 class HostTasks(Protocol):
     """A container of a host's tasks, entered by `async with`: leaving it waits for all of them."""
 
@@ -79,6 +98,8 @@ class HostBackend(Backend):
         self._attached = 0
         self._ticking = False
         self._deferred: list[Callable[[], object]] = []
+        #: What stands for it in other threads; see `_entry`.
+        self.token: Any = None
 
     @abstractmethod
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
@@ -163,6 +184,13 @@ class HostBackend(Backend):
             await self.park(waker)
 
     @abstractmethod
+    def run_soon(self, fn: Callable[[], object]) -> None:
+        """Has the host call `fn()` soon, in its own thread. Thread-safe.
+
+        Raises RunFinishedError if the host's run has ended.
+        """
+
+    @abstractmethod
     def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Starts a task that belongs to nobody, and whose exceptions are provided for."""
 
@@ -183,12 +211,26 @@ class HostBackend(Backend):
         """What tells the host's running task from others; 0 outside one and in green threads."""
 
     @abstractmethod
+    def current_task(self) -> HostTask | None:
+        """The host's running task, for people and tools; `None` outside one."""
+
+    @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """The host's own sleep; zero is a checkpoint."""
 
     @abstractmethod
     async def wait_all_tasks_blocked(self, cushion: float) -> None:
         """Waits until all other tasks, the host's and ours, have waited for `cushion` seconds."""
+
+    async def checkpoint_if_cancelled(self) -> None:
+        """Raises if the host's running task is cancelled, as far as its scopes can tell."""
+        if self.current_effective_deadline() == -math.inf:
+            await self.sleep(0)
+
+    async def cancel_shielded_checkpoint(self) -> None:
+        """Lets the others run without hearing of a cancellation."""
+        with self.open_scope(math.inf, True):
+            await self.sleep(0)
 
 
 def check_name(name: str) -> str:
@@ -225,14 +267,14 @@ def in_task_of_ours() -> bool:
 
 
 @_core.shortcut
-async def wait(wait: _core.Wait) -> None:
-    """Waits for `wait` in whichever task runs this. Cancellation gives the wait up.
+async def wait(wait: _core.Wait) -> Any:
+    """Waits for `wait` in whichever task runs this, and returns what it was for.
 
-    Not a checkpoint if the wait is over already: the caller sees to that.
+    Cancellation gives the wait up. Not a checkpoint if the wait is over already: the caller sees to
+    that.
     """
     if in_task_of_ours():
-        await wait
-        return
+        return await wait
     host = current_host()
     waker = _core.HostWaker()
     try:
@@ -241,12 +283,52 @@ async def wait(wait: _core.Wait) -> None:
     except BaseException:
         wait.cancel()
         raise
+    return wait.result()
+
+
+async def wait_as_checkpoint(wait_for: _core.Wait) -> Any:
+    """`wait`, and a checkpoint also if it is over at once.
+
+    Cancellation is raised before anything is taken. What was taken is the caller's, even if he is
+    cancelled while the others run.
+    """
+    if in_task_of_ours():
+        return await wait_for
+    await checkpoint_if_cancelled()
+    if not wait_for.poll(_core.HostWaker()):
+        return await wait(wait_for)
+    result = wait_for.result()
+    await cancel_shielded_checkpoint()
+    return result
+
+
+_core.set_wait_on_host(wait_as_checkpoint)
 
 
 @_core.shortcut
 async def checkpoint() -> None:
-    """Lets other tasks run, and raises if the running one is cancelled."""
+    """Lets other tasks run, and raises if the running one is cancelled.
+
+    A cancellation is raised before, and one that comes meanwhile after the others have run.
+    Semantics `trio.lowlevel.checkpoint`'s.
+    """
     if in_task_of_ours():
         await _core.Checkpoint()
     else:
         await current_host().sleep(0)
+
+
+async def checkpoint_if_cancelled() -> None:
+    """Raises if the running task is cancelled, and otherwise does nothing. Half a checkpoint."""
+    if in_task_of_ours():
+        _core.checkpoint_if_cancelled()
+    else:
+        await current_host().checkpoint_if_cancelled()
+
+
+async def cancel_shielded_checkpoint() -> None:
+    """Lets other tasks run, and does not hear of a cancellation. The other half of a checkpoint."""
+    if in_task_of_ours():
+        await _core.shielded_checkpoint()
+    else:
+        await current_host().cancel_shielded_checkpoint()

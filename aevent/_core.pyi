@@ -22,20 +22,28 @@ from typing_extensions import Buffer, Self, disjoint_base
 
 __all__ = [
     "BoundedSemaphore",
+    "BrokenResourceError",
+    "BusyResourceError",
     "CancelScope",
     "Cancelled",
+    "CapacityLimiter",
     "Checkpoint",
     "Children",
+    "ClosedResourceError",
     "Condition",
+    "EndOfStream",
     "Event",
     "HostWaker",
     "Lock",
     "Member",
+    "MemoryReceiveChannel",
+    "MemorySendChannel",
     "ModuleView",
     "PatchedFunction",
     "PatchedMethod",
     "Portal",
     "RLock",
+    "RunFinishedError",
     "Semaphore",
     "SimpleQueue",
     "Sleep",
@@ -43,6 +51,7 @@ __all__ = [
     "Task",
     "TaskGroup",
     "Wait",
+    "WouldBlock",
     "_set_running_loop",
     "adjust_native",
     "adopt_local",
@@ -60,6 +69,7 @@ __all__ = [
     "current_time",
     "current_time_ns",
     "deliver_signal",
+    "descriptor_wait",
     "driver",
     "end_preemption",
     "file_io_methods",
@@ -73,10 +83,13 @@ __all__ = [
     "keep_running_loops",
     "local",
     "loop_fd",
+    "main_task",
     "makes_coroutine",
+    "notify_closing",
     "offload",
     "on_handler_failure",
     "open_fifo",
+    "open_memory_channel",
     "open_signalfd",
     "opener",
     "os_close",
@@ -103,8 +116,10 @@ __all__ = [
     "set_signal_handler",
     "set_thread_hooks",
     "set_tracing_functions",
+    "set_wait_on_host",
     "setprofile",
     "settrace",
+    "shielded_checkpoint",
     "shortcut",
     "signal_handler",
     "sleep",
@@ -124,6 +139,7 @@ __all__ = [
     "start_main",
     "start_new_thread",
     "start_thread",
+    "start_worker",
     "statistics",
     "task_kind",
     "thread_count",
@@ -141,6 +157,7 @@ _P = ParamSpec("_P")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
+_T_contra = TypeVar("_T_contra", contravariant=True)
 
 # --- Cancellation ---------------------------------------------------------------------------------
 
@@ -150,6 +167,24 @@ class Cancelled(BaseException):
     Raised again at each blocking call until the scope is left (level-triggered, as in trio), so
     swallowing it achieves nothing. The scope that caused it absorbs it.
     """
+
+class WouldBlock(Exception):
+    """Raised by the X_nowait methods when X would have to wait."""
+
+class ClosedResourceError(Exception):
+    """Raised when something is used that this program has closed, perhaps meanwhile."""
+
+class BrokenResourceError(Exception):
+    """Raised when something cannot be used any more for a reason outside: the other end is gone."""
+
+class BusyResourceError(Exception):
+    """Raised when two tasks use something at once that only one can."""
+
+class EndOfStream(Exception):
+    """Raised by receiving when everything was received and the other end is closed."""
+
+class RunFinishedError(RuntimeError):
+    """Raised when a loop is called into that has ended."""
 
 @disjoint_base
 class CancelScope:
@@ -241,6 +276,8 @@ class Wait:
 
     def poll(self, waker: HostWaker | None = None) -> bool:
         """Whether the wait is over; if not, `waker` is woken when it may be."""
+    def result(self) -> Any:
+        """What the wait was for, once it is over, once. Raises what went wrong."""
     def cancel(self) -> None:
         """Gives the wait up; what was handed over and not reported goes to the next who waits."""
     def block(self, timeout: float | None = None) -> bool:
@@ -251,7 +288,16 @@ class Wait:
     def __await__(self) -> Generator[Any, Any]:
         """For tasks of the native backend; RuntimeError elsewhere. No checkpoint if it is over."""
     def __iter__(self) -> Self: ...
-    def __next__(self) -> None: ...
+    def __next__(self) -> Any: ...
+    def send(self, value: Any) -> Any:
+        """A step, as of a coroutine: a task may run nothing else."""
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
+        """Gives the wait up and raises what is thrown in."""
+    def close(self) -> None:
+        """Gives the wait up."""
+
+def set_wait_on_host(function: Callable[[Wait], Coroutine[Any, Any, Any]]) -> None:
+    """What awaits a wait outside native tasks, as a checkpoint. The first one counts."""
 
 @final
 class Checkpoint:
@@ -347,6 +393,18 @@ def shortcut(function: _Function) -> _Function:
     `function` is called. Its attributes are the function's.
     """
 
+def shielded_checkpoint() -> Wait:
+    """As `Checkpoint`, but raises nothing, and leaves that to the next."""
+
+def descriptor_wait(fd: int, write: bool) -> Wait:
+    """A wait until a descriptor may be readable, or writable. For async tasks.
+
+    Raises OSError if it cannot be waited for, and ClosedResourceError if it is closed meanwhile.
+    """
+
+def notify_closing(fd: int) -> None:
+    """Before a descriptor is closed: whoever waits for it, in any OS thread, is woken. Thread-safe."""
+
 def sleep(seconds: float, /) -> None:
     """`time.sleep` in a task: parks for `seconds`; with 0, lets other tasks run.
 
@@ -373,6 +431,13 @@ def offload(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) 
     Raises what the function raises. Cancellation abandons it: if it has begun, it runs to its end
     and its result is dropped; if it has not, it is not made. Outside a task the function is called
     right here.
+    """
+
+def start_worker(function: Callable[[], object]) -> None:
+    """Calls `function()` in a real OS thread, in a copy of the caller's context, and does not wait.
+
+    There are as many threads as there are calls. An exception is reported as `sys.unraisablehook`
+    does.
     """
 
 # --- Locks and queues -----------------------------------------------------------------------------
@@ -628,9 +693,170 @@ class SimpleQueue(Generic[_T]):
     async def async_put(self, item: _T) -> None:
         """Appends an item; never waits."""
     def _get_wait(self) -> Wait:
-        """A wait for an item. When it is over, one is owed to the waiter: see `_take`."""
-    def _take(self) -> _T:
-        """The item that a wait that is over was for. To be called in the same step."""
+        """A wait for an item, which is its result."""
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+
+@final
+class CapacityLimiter:
+    """So many tokens, each lent to a known borrower. Semantics `trio.CapacityLimiter`'s.
+
+    `async with limiter:` in async code, `with limiter:` in synchronous code, on the same object;
+    first come, first served. The borrower is the running task, or the OS thread, unless another
+    object is named: one that is hashable, and has no token of this limiter. `total_tokens` is an
+    integer, 0 included, or `math.inf`; it may be changed, and nobody loses a token by that.
+    Thread-safe.
+    """
+
+    def __new__(cls, total_tokens: float) -> Self: ...
+    @property
+    def total_tokens(self) -> float:
+        """How many there are. TypeError, ValueError for what is no number of tokens."""
+    @total_tokens.setter
+    def total_tokens(self, value: float) -> None: ...
+    @property
+    def borrowed_tokens(self) -> int:
+        """How many are lent."""
+    @property
+    def available_tokens(self) -> float:
+        """How many are not. Negative if `total_tokens` was made smaller than what is lent."""
+    def acquire_nowait(self) -> None:
+        """Borrows a token. `WouldBlock` if none is free; RuntimeError if the caller has one."""
+    def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
+        """As `acquire_nowait`, for `borrower`."""
+    async def acquire(self) -> None:
+        """Borrows a token, waiting if need be. RuntimeError if the caller has one. A checkpoint."""
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """As `acquire`, for `borrower`. A checkpoint."""
+    def sync_acquire(self) -> None:
+        """`acquire` for synchronous code: a green thread parks, an OS thread blocks."""
+    def release(self) -> None:
+        """Gives the caller's token back. RuntimeError if he has none."""
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Gives back the token of `borrower`. RuntimeError if he has none."""
+    def statistics(self) -> Any:
+        """How it is used at the moment; attached by aevent/_limiter.py."""
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def __aenter__(self) -> None: ...
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def _numbers(self) -> tuple[int, float, set[object], int]:
+        """Tokens lent, tokens, borrowers, and how many wait."""
+
+def open_memory_channel(
+    max_buffer_size: float,
+) -> tuple[MemorySendChannel[Any], MemoryReceiveChannel[Any]]:
+    """The two ends of a channel between tasks. Semantics `trio.open_memory_channel`'s.
+
+    `max_buffer_size` is how many values may be sent and not received: an integer, 0 included, or
+    `math.inf`. `send` waits while there are as many. Ends are thread-safe and may be used by async
+    tasks, green threads and OS threads; an end that is collected as garbage is closed.
+    """
+
+@final
+class MemorySendChannel(Generic[_T_contra]):
+    """The end of a memory channel that values are put in.
+
+    `send` and `aclose` are for async code, `sync_send` and `close` for any other.
+    """
+
+    async def send(self, value: _T_contra) -> None:
+        """Sends a value, waiting for room if need be. Cancellation leaves it unsent. A checkpoint.
+
+        `BrokenResourceError` if every receiving end is closed, `ClosedResourceError` if this one is, both
+        also during the wait.
+        """
+    def sync_send(self, value: _T_contra) -> None:
+        """`send` for synchronous code: a green thread parks, an OS thread blocks."""
+    def send_nowait(self, value: _T_contra) -> None:
+        """`send`, but `WouldBlock` if there is no room."""
+    def clone(self) -> MemorySendChannel[_T_contra]:
+        """One sending end more. Receivers come to an end when all of them are closed."""
+    def close(self) -> None:
+        """Closes this end. Who waits in its `send` is told. Idempotent."""
+    async def aclose(self) -> None:
+        """`close`, and a checkpoint."""
+    def statistics(self) -> Any:
+        """How the channel is used at the moment; attached by aevent/_channels.py."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def _numbers(self) -> tuple[int, float, int, int, int, int]:
+        """Values in the buffer, its size, open ends to send and to receive, waiting likewise."""
+    def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+
+@final
+class MemoryReceiveChannel(Generic[_T_co]):
+    """The end of a memory channel that values are taken from.
+
+    `receive`, `async for` and `aclose` are for async code, `sync_receive`, `for` and `close` for any
+    other.
+    """
+
+    async def receive(self) -> _T_co:
+        """Takes the next value, waiting for one if need be. Cancellation loses none. A checkpoint.
+
+        `EndOfStream` if every sending end is closed and nothing is left; `ClosedResourceError` if this
+        end is closed, also during the wait.
+        """
+    def sync_receive(self) -> _T_co:
+        """`receive` for synchronous code: a green thread parks, an OS thread blocks."""
+    def receive_nowait(self) -> _T_co:
+        """`receive`, but `WouldBlock` if there is nothing."""
+    def clone(self) -> MemoryReceiveChannel[_T_co]:
+        """One receiving end more. Each value goes to one of them."""
+    def close(self) -> None:
+        """Closes this end; with the last one, what was not received is dropped. Idempotent."""
+    async def aclose(self) -> None:
+        """`close`, and a checkpoint."""
+    def statistics(self) -> Any:
+        """How the channel is used at the moment; attached by aevent/_channels.py."""
+    def __aiter__(self) -> Self: ...
+    async def __anext__(self) -> _T_co: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _T_co: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def _numbers(self) -> tuple[int, float, int, int, int, int]:
+        """As for the other end."""
     def __class_getitem__(cls, item: Any) -> GenericAlias: ...
 
 def adopt_local(local: local, former: object) -> None:
@@ -687,16 +913,25 @@ class Task:
         """The number that stands for it as a thread. Reused after its end, like a real thread's."""
     @property
     def name(self) -> object:
-        """The name that it was given, or the function of a bare thread; `None` without one."""
+        """The name that it was given, or the function of a green thread or of the main task.
+
+        `None` for others without one; see `lowlevel.task_name`.
+        """
     @property
-    def coroutine(self) -> Coroutine[Any, Any, object] | None:
-        """The coroutine that it is, until it has ended; `None` for a thread."""
+    def kind(self) -> Literal["green", "coroutine", "host"]:
+        """What it is made of: see `task_kind`."""
+    @property
+    def coro(self) -> Any:
+        """Its coroutine, until it has ended; `None` for a green thread."""
+    @property
+    def context(self) -> contextvars.Context | None:
+        """Its `contextvars` context, until it has ended; `None` for a host's task."""
+    @property
+    def parent(self) -> Task | None:
+        """The task of ours in whose group it is, until it has ended; `None` for the loop's own."""
     @property
     def is_cancelled(self) -> bool:
         """Whether its next wait would raise `Cancelled`."""
-    @property
-    def parent(self) -> Task | None:
-        """The task in whose scope it was started; `None` for the first, and when it has ended."""
     @property
     def thread(self) -> threading.Thread | None:
         """Its `threading.Thread` object, or what stands for that."""
@@ -747,10 +982,11 @@ class Children:
         name: str | None = None,
         *,
         daemon: bool = False,
+        context: contextvars.Context | None = None,
     ) -> CancelScope:
-        """Starts a coroutine as a native task, in a copy of the caller's context. As `spawn`.
+        """Starts a coroutine as a native task, in `context` or a copy of the caller's. As `spawn`.
 
-        A daemon is one of those that a runner does not wait for.
+        Nobody waits for a daemon.
         """
     def check_open(self) -> None:
         """RuntimeError unless children may be started."""
@@ -764,6 +1000,9 @@ class Children:
         """Leaves the children that have not ended where they are: they never end."""
     def fail(self, error: BaseException) -> None:
         """Keeps `error` and cancels the children."""
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be started here any more."""
     @property
     def failed(self) -> bool:
         """Whether a child has failed and its exception was not taken."""
@@ -935,6 +1174,9 @@ def all_tasks() -> list[Task]:
 def current_task() -> Task | None:
     """The running task, also under `native()`."""
 
+def main_task() -> Task | None:
+    """The main task of the thread's loop: it calls signal handlers. `None` on a host with async code."""
+
 def in_task() -> bool:
     """Whether patched calls cooperate where this is called."""
 
@@ -960,6 +1202,7 @@ def run_native(
     args: tuple[Any, ...],
     coroutine: Coroutine[Any, Any, object] | None,
     children: Children,
+    name: object = None,
 ) -> Any:
     """Runs `function(*args)`, or a coroutine, as the main task of the native loop, to its end.
 
@@ -1009,8 +1252,8 @@ def referrers(
 def print_exception(error: BaseException) -> None:
     """Reports an exception as the interpreter reports one that has ended a program."""
 
-def statistics() -> dict[str, int]:
-    """Figures about the thread's loop (ready tasks, timers, stacks); empty if it has none."""
+def statistics() -> dict[str, float]:
+    """Figures about the thread's loop (ready tasks, timers, stacks, next deadline); empty if it has none."""
 
 # --- Signals --------------------------------------------------------------------------------------
 

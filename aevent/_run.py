@@ -13,9 +13,11 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from typing import Any
 
 from . import _core
+from ._asyncgens import AsyncGenerators
 from ._backend import HostBackend, HostScope, checkpoint, current_host, load, wait
 from ._bridge import is_coroutine_function
 from ._core import Cancelled, CancelScope
+from ._entry import native_run
 from ._exceptions import AeventError
 from ._signals import after_fork_in_child, in_main_os_thread, interrupts, wakeups
 
@@ -88,7 +90,7 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
     with _main_thread(fn) as main, _plain_interrupts():
         if isinstance(adapter, HostBackend):
             return _run_hosted(adapter, main, args, options)
-        return _run_natively(main, args, **options)
+        return _run_natively(main, args, fn, **options)
 
 
 @contextmanager
@@ -243,32 +245,58 @@ async def _run_main_thread(
     return check_not_coroutine(fn, task.result())
 
 
+@contextmanager
+def _named_to_sniffio() -> Iterator[None]:
+    """Has sniffio say "aevent" in this OS thread, outside green threads."""
+    import sniffio  # importing aevent need not import it
+
+    former, sniffio.thread_local.name = sniffio.thread_local.name, "aevent"
+    try:
+        yield
+    finally:
+        sniffio.thread_local.name = former
+
+
 def _run_natively(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
+    name: object,
     clock: AbstractContextManager[object] | None = None,
 ) -> Any:
     children = _core.Children(keeps_errors=False)
     token = _runner.set(children)
     try:
-        with interrupts(), wakeups(), clock or contextlib.nullcontext():
+        with (
+            interrupts(),
+            wakeups(),
+            clock or contextlib.nullcontext(),
+            native_run(children),
+            AsyncGenerators().watched() as generators,
+            _named_to_sniffio(),
+        ):
             if is_coroutine_function(fn):
 
                 async def main() -> Any:
                     try:
                         return await fn(*args)
                     finally:
-                        await _end_threads(children, abandon_daemons)
+                        try:
+                            await _end_threads(children, abandon_daemons)
+                        finally:
+                            await generators.close_all()
 
-                return _core.run_native(None, (), main(), children)
+                return _core.run_native(None, (), main(), children, name)
 
             def main_of_sync() -> Any:
                 try:
                     return check_not_coroutine(fn, fn(*args))
                 finally:
-                    _end_threads_in_thread(children)
+                    try:
+                        _end_threads_in_thread(children)
+                    finally:
+                        _core.await_here(generators.close_all())
 
-            return _core.run_native(main_of_sync, (), None, children)
+            return _core.run_native(main_of_sync, (), None, children, name)
     finally:
         _runner.reset(token)
         # A test's clock may have run ahead. Nothing has a deadline now.

@@ -90,8 +90,7 @@ async def _condition_wait(self: Condition) -> bool:
 async def _queue_get(self: SimpleQueue[Any]) -> Any:
     """Takes the next item, waiting if need be. A checkpoint. Cancellation loses no item."""
     await checkpoint()
-    await wait(self._get_wait())
-    return self._take()
+    return await wait(self._get_wait())
 
 
 async def _queue_put(self: SimpleQueue[Any], item: Any) -> None:

@@ -16,8 +16,8 @@ import anyio
 import sniffio
 
 from aevent import _core
-from aevent._backend import HostBackend, HostScope, HostTasks
-from aevent._exceptions import AeventError
+from aevent._backend import HostBackend, HostScope, HostTask, HostTasks
+from aevent._exceptions import AeventError, RunFinishedError
 
 T = TypeVar("T")
 
@@ -241,6 +241,22 @@ class AsyncioBackend(HostBackend):
             return 0
         return 0 if task is None else id(task)
 
+    def run_soon(self, fn: Callable[[], object]) -> None:
+        loop = self._loop
+        if loop is None:
+            raise RunFinishedError("the loop that was to be called has ended")
+        try:
+            loop.call_soon_threadsafe(fn)
+        except RuntimeError:
+            raise RunFinishedError("the loop that was to be called has ended") from None
+
+    def current_task(self) -> HostTask | None:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return None
+        return None if task is None else describe(task)
+
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
@@ -252,6 +268,13 @@ class AsyncioBackend(HostBackend):
             await anyio.wait_all_tasks_blocked()
             await asyncio.sleep(cushion if quiet == _QUIET_TURNS - 2 else 0)
             quiet = quiet + 1 if _core.statistics().get("ready", 0) == 0 else 0
+
+
+def describe(task: asyncio.Task[Any]) -> HostTask:
+    """What asyncio tells of a task. Whose child it is, it does not know."""
+    get_context = getattr(task, "get_context", None)  # since 3.12
+    context = None if get_context is None else get_context()
+    return HostTask(task, task.get_name(), task.get_coro(), context, None)
 
 
 # asyncio refers to its tasks weakly.

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import trio
 
 from aevent import _core
-from aevent._backend import HostBackend, HostScope, HostTasks
+from aevent._backend import HostBackend, HostScope, HostTask, HostTasks
+from aevent._exceptions import RunFinishedError
 
 T = TypeVar("T")
 
@@ -96,11 +97,13 @@ class TrioBackend(HostBackend):
     def __init__(self) -> None:
         super().__init__()
         self._ticker: trio.CancelScope | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         return trio.run(main, **options)
 
     def begin_ticking(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
         self._ticker = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._turns, self._ticker, name="aevent scheduler")
 
@@ -108,6 +111,7 @@ class TrioBackend(HostBackend):
         assert self._ticker is not None
         self._ticker.cancel()
         self._ticker = None
+        self._token = None
 
     async def _turns(self, scope: trio.CancelScope) -> None:
         descriptor = _core.loop_fd()
@@ -158,6 +162,26 @@ class TrioBackend(HostBackend):
         except RuntimeError:
             return 0
 
+    def run_soon(self, fn: Callable[[], object]) -> None:
+        if self._token is None:
+            raise RunFinishedError("the loop that was to be called has ended")
+        try:
+            self._token.run_sync_soon(fn)
+        except trio.RunFinishedError:
+            raise RunFinishedError("the loop that was to be called has ended") from None
+
+    def current_task(self) -> HostTask | None:
+        try:
+            return describe(trio.lowlevel.current_task())
+        except RuntimeError:
+            return None
+
+    async def checkpoint_if_cancelled(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def cancel_shielded_checkpoint(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
@@ -166,6 +190,13 @@ class TrioBackend(HostBackend):
 
         # The task that drives our scheduler only waits when nobody is ready there.
         await trio.testing.wait_all_tasks_blocked(cushion)
+
+
+def describe(task: trio.lowlevel.Task) -> HostTask:
+    """What trio tells of a task."""
+    nursery = task.parent_nursery
+    parent = None if nursery is None else describe(nursery.parent_task)
+    return HostTask(task, task.name, task.coro, task.context, parent)
 
 
 ADAPTER = TrioBackend

@@ -18,7 +18,7 @@ class TaskInfo(anyio.TaskInfo):
         self._task = task
         name: Any = task.name
         parent = task.parent
-        coroutine = cast(Any, task.coroutine)
+        coroutine = cast(Any, task.coro)
         super().__init__(task.ident, None if parent is None else parent.ident, name, coroutine)
 
     def has_pending_cancellation(self) -> bool:

@@ -4,6 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::awaitable;
 use crate::shortcut;
 
 /// Whether calling `function` makes a coroutine; `None` if only `inspect` can tell.
@@ -20,7 +21,7 @@ pub fn makes_coroutine(function: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
             pointer = PyMethod_Function(pointer);
         }
         if ffi::PyCFunction_CheckExact(pointer) != 0 {
-            return Ok(Some(false));
+            return awaitable::is_async_method(function).map(Some);
         }
         if ffi::PyFunction_Check(pointer) == 0 {
             return Ok(shortcut::is_shortcut(pointer).then_some(true));

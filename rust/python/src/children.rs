@@ -369,19 +369,21 @@ impl Children {
     }
 
     /// Starts a coroutine as a native task and returns the child's cancel scope.
-    #[pyo3(signature = (coroutine, name=None, *, daemon=false))]
+    #[pyo3(signature = (coroutine, name=None, *, daemon=false, context=None))]
     fn spawn_coroutine(
         &self,
         coroutine: Bound<'_, PyAny>,
         name: Option<Py<PyAny>>,
         daemon: bool,
+        context: Option<Bound<'_, PyAny>>,
     ) -> PyResult<CancelScope> {
-        let task = Self::start_coroutine(&self.shared, coroutine, name)?;
-        if daemon {
-            state(&task).daemon = true;
-            self.shared.inner().daemons += 1;
-        }
-        scope_of(task)
+        scope_of(Self::start_coroutine_in(
+            &self.shared,
+            coroutine,
+            name,
+            context,
+            daemon,
+        )?)
     }
 
     /// Raises unless children may be started.
@@ -415,6 +417,12 @@ impl Children {
             0
         };
         self.shared.inner().scope.set_deadline(nanos);
+    }
+
+    /// Whether nothing can be started here any more.
+    #[getter]
+    fn is_closed(&self) -> bool {
+        self.shared.inner().closed
     }
 
     /// Whether a child has failed.
@@ -524,7 +532,8 @@ impl Children {
             args: args.into_ptr(),
             kwargs: null_mut(),
         };
-        Self::start(shared, function.py(), Kind::Green, entry, name)
+        let name = name.or_else(|| Some(function.clone().unbind()));
+        Self::start(shared, function.py(), Kind::Green, entry, None, name, false)
     }
 
     /// Starts a coroutine as a native task, in a copy of the caller's context.
@@ -533,9 +542,20 @@ impl Children {
         coroutine: Bound<'_, PyAny>,
         name: Option<Py<PyAny>>,
     ) -> PyResult<TaskRef> {
+        Self::start_coroutine_in(shared, coroutine, name, None, false)
+    }
+
+    /// The same in `context`, if there is one; nobody waits for a daemon.
+    fn start_coroutine_in(
+        shared: &ChildrenRef,
+        coroutine: Bound<'_, PyAny>,
+        name: Option<Py<PyAny>>,
+        context: Option<Bound<'_, PyAny>>,
+        daemon: bool,
+    ) -> PyResult<TaskRef> {
         let py = coroutine.py();
         let entry = Entry::Coroutine(coroutine.into_ptr());
-        Self::start(shared, py, Kind::Coroutine, entry, name)
+        Self::start(shared, py, Kind::Coroutine, entry, context, name, daemon)
     }
 
     fn start(
@@ -543,7 +563,9 @@ impl Children {
         py: Python<'_>,
         kind: Kind,
         entry: Entry,
+        context: Option<Bound<'_, PyAny>>,
         name: Option<Py<PyAny>>,
+        daemon: bool,
     ) -> PyResult<TaskRef> {
         let ready = shared.check_open().and_then(|()| {
             run_loop::existing()
@@ -557,9 +579,12 @@ impl Children {
                 return Err(error);
             }
         };
-        let context = finish::copied_context(py)?;
+        let context = match context {
+            Some(context) => context.into_ptr(),
+            None => finish::copied_context(py)?,
+        };
         let home = home(py);
-        shared.child_started(false);
+        shared.child_started(daemon);
         let task = finish::spawn(
             event_loop,
             Start {
@@ -572,6 +597,7 @@ impl Children {
             },
         );
         state(&task).name = name;
+        state(&task).daemon = daemon;
         Ok(task)
     }
 

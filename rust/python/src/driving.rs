@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::cancel_scope::CancelScope;
+use crate::cancel_scope::{self, CancelScope};
 use crate::children::Children;
 use crate::errors;
 use crate::finish::{self, Start};
@@ -17,12 +17,14 @@ use crate::thread::Task;
 /// Runs `function(*args)` or a coroutine as the main task of the native loop, and returns its task
 /// when it has ended. `children` is the runner's.
 #[pyfunction]
+#[pyo3(signature = (function, args, coroutine, children, name=None))]
 pub fn run_native(
     py: Python<'_>,
     function: Option<Bound<'_, PyAny>>,
     args: Bound<'_, PyTuple>,
     coroutine: Option<Bound<'_, PyAny>>,
     children: &Children,
+    name: Option<Py<PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let event_loop = run_loop::obtain(py)?;
     if event_loop.driver() != Driver::None {
@@ -57,6 +59,7 @@ pub fn run_native(
     );
     // The main task is the main thread to whoever asks.
     state(&task).is_thread = false;
+    state(&task).name = name;
     let former = event_loop.set_main(Some(task.clone()));
     let result = event_loop.run(py, &task);
     drop(event_loop.set_main(former));
@@ -150,6 +153,8 @@ pub fn statistics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         statistics.set_item("ready", event_loop.scheduler.ready_len())?;
         statistics.set_item("timers", event_loop.scheduler.timers_len())?;
         statistics.set_item("stacks", event_loop.stacks())?;
+        let deadline = event_loop.scheduler.next_deadline();
+        statistics.set_item("next_deadline", cancel_scope::to_seconds(deadline))?;
     }
     Ok(statistics)
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use pyo3::exceptions::{PyBaseException, PyOSError, PyRuntimeError, PyTimeoutError};
+use pyo3::exceptions::{PyBaseException, PyException, PyOSError, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -11,6 +11,43 @@ pyo3::create_exception!(
     Cancelled,
     PyBaseException,
     "Raised in a task where it blocks when a cancel scope around it was cancelled."
+);
+
+pyo3::create_exception!(
+    aevent,
+    WouldBlock,
+    PyException,
+    "Raised by the X_nowait methods when X would have to wait."
+);
+pyo3::create_exception!(
+    aevent,
+    ClosedResourceError,
+    PyException,
+    "Raised when something is used that this program has closed, perhaps meanwhile."
+);
+pyo3::create_exception!(
+    aevent,
+    BrokenResourceError,
+    PyException,
+    "Raised when something cannot be used any more for a reason outside: the other end is gone."
+);
+pyo3::create_exception!(
+    aevent,
+    BusyResourceError,
+    PyException,
+    "Raised when two tasks use something at once that only one can."
+);
+pyo3::create_exception!(
+    aevent,
+    EndOfStream,
+    PyException,
+    "Raised by receiving when everything was received and the other end is closed."
+);
+pyo3::create_exception!(
+    aevent,
+    RunFinishedError,
+    PyRuntimeError,
+    "Raised when a loop is called into that has ended."
 );
 
 /// "A Python exception is set": what the functions return that are on the stack while a task is

@@ -3,9 +3,11 @@
 
 use pyo3::prelude::*;
 
+mod awaitable;
 mod bridge;
 mod callable;
 mod cancel_scope;
+mod channel;
 mod child_process;
 mod children;
 mod condition;
@@ -19,6 +21,7 @@ mod event;
 mod file;
 mod finish;
 mod heap;
+mod limiter;
 mod local;
 mod lock;
 mod mock_clock;
@@ -58,7 +61,25 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     aevent_runtime::fork::watch();
     socket::check_layout(py)?;
 
+    module.add(
+        "BrokenResourceError",
+        py.get_type::<errors::BrokenResourceError>(),
+    )?;
+    module.add(
+        "BusyResourceError",
+        py.get_type::<errors::BusyResourceError>(),
+    )?;
     module.add("Cancelled", py.get_type::<errors::Cancelled>())?;
+    module.add(
+        "ClosedResourceError",
+        py.get_type::<errors::ClosedResourceError>(),
+    )?;
+    module.add("EndOfStream", py.get_type::<errors::EndOfStream>())?;
+    module.add(
+        "RunFinishedError",
+        py.get_type::<errors::RunFinishedError>(),
+    )?;
+    module.add("WouldBlock", py.get_type::<errors::WouldBlock>())?;
     patched::register(module)?;
     file::descriptors::register(module)?;
     file::raw_io::register(module)?;
@@ -67,10 +88,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     shortcut::register(module)?;
 
     module.add_class::<cancel_scope::CancelScope>()?;
+    module.add_class::<channel::MemoryReceiveChannel>()?;
+    module.add_class::<channel::MemorySendChannel>()?;
     module.add_class::<children::Children>()?;
     module.add_class::<children::Member>()?;
     module.add_class::<condition::Condition>()?;
     module.add_class::<event::Event>()?;
+    module.add_class::<limiter::CapacityLimiter>()?;
     // Its own name is that of the type it stands for, `lock`.
     module.add("Lock", py.get_type::<lock::Lock>())?;
     lock::add_methods(module)?;
@@ -87,7 +111,23 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<wait::Wait>()?;
     module.add_class::<waker::HostWaker>()?;
 
+    awaitable::register(vec![
+        (
+            py.get_type::<limiter::CapacityLimiter>().unbind(),
+            &["acquire", "acquire_on_behalf_of"],
+        ),
+        (
+            py.get_type::<channel::MemorySendChannel>().unbind(),
+            &["send", "aclose"],
+        ),
+        (
+            py.get_type::<channel::MemoryReceiveChannel>().unbind(),
+            &["receive", "aclose"],
+        ),
+    ]);
+    module.add_function(wrap_pyfunction!(awaitable::set_wait_on_host, module)?)?;
     module.add_function(wrap_pyfunction!(callable::makes_coroutine, module)?)?;
+    module.add_function(wrap_pyfunction!(channel::open_memory_channel, module)?)?;
     module.add_function(wrap_pyfunction!(
         cancel_scope::current_effective_deadline,
         module
@@ -118,9 +158,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mock_clock::set_clock, module)?)?;
     module.add_function(wrap_pyfunction!(mock_clock::wait_quiet, module)?)?;
     module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
+    module.add_function(wrap_pyfunction!(offload::start_worker, module)?)?;
     module.add_function(wrap_pyfunction!(running_loop::keep_running_loops, module)?)?;
     module.add_function(wrap_pyfunction!(running_loop::set_running_loop, module)?)?;
+    module.add_function(wrap_pyfunction!(wait::shielded_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
+    module.add_function(wrap_pyfunction!(poll::descriptor_wait, module)?)?;
+    module.add_function(wrap_pyfunction!(poll::notify_closing, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::end_preemption, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::hold_preemption, module)?)?;
@@ -166,6 +210,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sleep::breathe, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::checkpoint_if_cancelled, module)?)?;
     module.add_function(wrap_pyfunction!(thread::current_task, module)?)?;
+    module.add_function(wrap_pyfunction!(thread::main_task, module)?)?;
     module.add_function(wrap_pyfunction!(thread::current_thread, module)?)?;
     module.add_function(wrap_pyfunction!(driving::driver, module)?)?;
     module.add_function(wrap_pyfunction!(driving::get_host, module)?)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use aevent_runtime::offload::{Job, Offload};
+use aevent_runtime::offload::{DEFAULT_IDLE, Job, Offload};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -180,6 +180,35 @@ impl Drop for Abandonable {
     fn drop(&mut self) {
         self.abandoned.store(true, Ordering::Relaxed);
     }
+}
+
+/// The threads of `to_thread.run_sync`. How many there are is for its limiters to say, so the pool has
+/// no limit that anybody would reach: calls that a limiter lets in may wait for each other.
+static WORKERS: Offload = Offload::new(1 << 20, DEFAULT_IDLE);
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn start_worker(py: Python<'_>, function: Py<PyAny>) -> PyResult<()> {
+    let context = finish::copied_context(py)?;
+    let call = Attached(Some(Call {
+        function,
+        args: PyTuple::empty(py).unbind(),
+        kwargs: None,
+        // SAFETY: a new reference.
+        context: unsafe { Bound::from_owned_ptr(py, context) }.unbind(),
+        signals: signal_mask(),
+    }));
+    // Nobody waits for what it returns, and it is never abandoned.
+    WORKERS.submit(Box::new(move || {
+        let abandoned = AtomicBool::new(false);
+        let mut outcome = run(call, &abandoned);
+        Python::try_attach(|py| {
+            if let Some(Err(error)) = outcome.take() {
+                error.write_unraisable(py, None);
+            }
+        });
+    }));
+    Ok(())
 }
 
 /// See `_core.pyi`.

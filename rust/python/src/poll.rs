@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use aevent_runtime::clock::NEVER;
 use aevent_runtime::descriptor;
@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 
 use crate::errors::{self, Outcome};
 use crate::run_loop::{self, Loop};
-use crate::task::TaskRef;
-use crate::wait;
+use crate::task::{SchedulerRef, TaskRef};
+use crate::wait::{self, Pollable, Wait};
 
 /// Parks until one of `descriptors` (number, for reading, for writing) may be ready: true; false
 /// when `timeout` seconds are over. Those in `urgent` are waited for as to urgent data, too. The caller
@@ -119,6 +119,114 @@ pub fn wait_for(py: Python<'_>, fd: RawFd, interest: Interest, deadline: u64) ->
         return Err(errors::os_error(py, libc::EBADF).into());
     }
     Ok(Waited::Reported)
+}
+
+/// A coroutine's wait for one descriptor.
+struct DescriptorWait {
+    fd: RawFd,
+    interest: Interest,
+    /// The registration, with the scheduler that has it and the life of the number that is meant.
+    begun: Option<(SchedulerRef, OnceKey, u32)>,
+    /// The errno of what went wrong.
+    failed: i32,
+    /// It was closed during the wait.
+    was_closed: bool,
+}
+
+impl DescriptorWait {
+    fn end(&mut self) {
+        if let Some((scheduler, key, _)) = self.begun.take() {
+            // In another thread, and after the end of the loop's own, there is nothing to undo.
+            if scheduler.is_mine() {
+                scheduler.end_once(key);
+            }
+            WAITS.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Pollable for DescriptorWait {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_for(None, cx)
+    }
+
+    fn poll_for(&mut self, task: Option<&TaskRef>, _cx: &mut Context<'_>) -> Poll<()> {
+        if let Some((scheduler, key, generation)) = &self.begun {
+            if !scheduler.has_fired(*key) {
+                return Poll::Pending;
+            }
+            if descriptor::generation(self.fd) != *generation {
+                self.failed = libc::EBADF;
+                self.was_closed = true;
+            }
+            self.end();
+            return Poll::Ready(());
+        }
+        let Some(task) = task else {
+            // Nobody to unpark.
+            self.failed = libc::EINVAL;
+            return Poll::Ready(());
+        };
+        let generation = descriptor::generation(self.fd);
+        match task
+            .scheduler()
+            .wait_once(self.fd, self.interest, task.clone())
+        {
+            Ok(key) => {
+                WAITS.fetch_add(1, Ordering::Relaxed);
+                self.begun = Some((task.scheduler().clone(), key, generation));
+                Poll::Pending
+            }
+            Err(error) => {
+                self.failed = error.raw_os_error().unwrap_or(libc::EINVAL);
+                Poll::Ready(())
+            }
+        }
+    }
+
+    fn result(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self.failed {
+            0 => Ok(py.None()),
+            libc::EBADF if self.was_closed => Err(errors::ClosedResourceError::new_err(
+                "the descriptor was closed while a task waited for it",
+            )),
+            errno => Err(errors::os_error(py, errno)),
+        }
+    }
+
+    fn cancel(&mut self) {
+        self.end();
+    }
+}
+
+impl Drop for DescriptorWait {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn descriptor_wait(fd: RawFd, write: bool) -> Wait {
+    Wait::new(Box::new(DescriptorWait {
+        fd,
+        interest: Interest {
+            read: !write,
+            write,
+            urgent: false,
+        },
+        begun: None,
+        failed: 0,
+        was_closed: false,
+    }))
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn notify_closing(fd: RawFd) {
+    if fd >= 0 {
+        run_loop::close_descriptor(fd);
+    }
 }
 
 /// Before `fd` is closed: whoever waits for it is woken. Costs next to nothing if nobody does.

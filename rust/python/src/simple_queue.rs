@@ -7,6 +7,7 @@
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use std::task::{Context, Poll};
 
 use aevent_runtime::clock::NEVER;
 use aevent_runtime::wait_queue;
@@ -22,7 +23,7 @@ use crate::raw::{self, Definition, Parsed};
 use crate::run_loop;
 use crate::semaphore::{self, PermitWait, Truth};
 use crate::stack::Object;
-use crate::wait::Wait;
+use crate::wait::{Pollable, Wait};
 
 /// `_queue.Empty`. Filled by the first queue.
 static EMPTY: OnceLock<Py<PyType>> = OnceLock::new();
@@ -90,6 +91,35 @@ impl SimpleQueue {
             run_loop::breathe_after_refusal()?;
         }
         Err(empty())
+    }
+}
+
+/// A coroutine's wait for an item.
+struct ItemWait {
+    queue: Py<SimpleQueue>,
+    permit: PermitWait,
+}
+
+impl ItemWait {
+    fn new(queue: Bound<'_, SimpleQueue>) -> Self {
+        Self {
+            permit: PermitWait::new(&queue.get().permits),
+            queue: queue.unbind(),
+        }
+    }
+}
+
+impl Pollable for ItemWait {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.permit.poll(cx)
+    }
+
+    fn result(&mut self, _py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.queue.get().pop()
+    }
+
+    fn cancel(&mut self) {
+        self.permit.cancel();
     }
 }
 
@@ -229,15 +259,9 @@ impl SimpleQueue {
         self.permits.permits()
     }
 
-    /// A coroutine's wait for an item. When it is over, one is owed to the coroutine, which takes it
-    /// with `_take()`, in the same step.
-    fn _get_wait(&self) -> Wait {
-        Wait::new(Box::new(PermitWait::new(&self.permits)))
-    }
-
-    /// The item that a wait that is over was for.
-    fn _take(&self) -> PyResult<Py<PyAny>> {
-        self.pop()
+    /// A coroutine's wait for an item, which is its result.
+    fn _get_wait(slf: Bound<'_, Self>) -> Wait {
+        Wait::new(Box::new(ItemWait::new(slf)))
     }
 
     #[classmethod]

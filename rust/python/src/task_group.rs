@@ -253,6 +253,7 @@ impl TaskGroup {
             call.extend(args.iter());
             let call = PyTuple::new(py, call)?;
             let call_async = hooks(py)?.call_async.bind(py);
+            let name = name.or_else(|| Some(function.clone().unbind()));
             return Children::start_call(&children, call_async, call, name);
         }
         Children::start_coroutine(&children, function.call1(args)?, name)

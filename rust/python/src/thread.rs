@@ -125,18 +125,6 @@ impl Task {
             .map(|name| name.clone_ref(py))
     }
 
-    /// The coroutine, if it is one's and has not ended.
-    #[getter]
-    fn coroutine(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        match state(&self.task).entry {
-            // SAFETY: the entry owns the coroutine.
-            Entry::Coroutine(coroutine) => unsafe {
-                Some(Bound::from_borrowed_ptr(py, coroutine).unbind())
-            },
-            _ => None,
-        }
-    }
-
     /// Whether its next wait would raise `Cancelled`.
     #[getter]
     fn is_cancelled(&self) -> bool {
@@ -146,15 +134,52 @@ impl Task {
             .is_some_and(|scope| scope.is_cancelled())
     }
 
-    /// The task in whose scope it was started.
+    /// See `_core.pyi`.
     #[getter]
-    fn parent(&self) -> Option<Task> {
-        let scope = state(&self.task).scope.clone()?;
-        let (_, parent) = scope
-            .tasks(|one, other| !Arc::ptr_eq(one, other))
-            .into_iter()
-            .find(|(task, _)| Arc::ptr_eq(task, &self.task))?;
-        parent.map(|task| Task { task })
+    fn kind(&self) -> &'static str {
+        kind_name(&self.task)
+    }
+
+    /// See `_core.pyi`.
+    #[getter]
+    fn coro(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = state(&self.task);
+        match state.entry {
+            Entry::Coroutine(coroutine) => {
+                // SAFETY: the entry owns it.
+                Some(unsafe { Bound::from_borrowed_ptr(py, coroutine) }.unbind())
+            }
+            _ => state
+                .portal
+                .as_ref()
+                .map(|portal| portal.clone_ref(py).into_any()),
+        }
+    }
+
+    /// See `_core.pyi`.
+    #[getter]
+    fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let context = state(&self.task).context;
+        if context.is_null() {
+            return None;
+        }
+        // SAFETY: the task owns it.
+        Some(unsafe { Bound::from_borrowed_ptr(py, context) }.unbind())
+    }
+
+    /// See `_core.pyi`.
+    #[getter]
+    fn parent(&self) -> Option<Self> {
+        let mut scope = state(&self.task).scope.clone();
+        while let Some(inner) = scope {
+            if let Some(task) = inner.task()
+                && !Arc::ptr_eq(&task, &self.task)
+            {
+                return Some(Self { task });
+            }
+            scope = inner.parent();
+        }
+        None
     }
 
     /// The `threading.Thread` object, if it is one's.
@@ -322,11 +347,22 @@ pub fn in_task() -> bool {
 /// The kind of the running task: "green", "coroutine", "host", or `None` outside one.
 #[pyfunction]
 pub fn task_kind() -> Option<&'static str> {
-    run_loop::current().map(|task| match state(&task).kind {
+    run_loop::current().map(|task| kind_name(&task))
+}
+
+fn kind_name(task: &TaskRef) -> &'static str {
+    match state(task).kind {
         Kind::Green => "green",
         Kind::Coroutine => "coroutine",
         Kind::Host => "host",
-    })
+    }
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn main_task() -> Option<Task> {
+    let task = run_loop::existing()?.main()?;
+    Some(Task { task })
 }
 
 /// Counts `native()` up or down for the running task. False without a task.

@@ -347,6 +347,34 @@ impl<W: Clone> Scope<W> {
         found
     }
 
+    /// The scope around this one: the next open one, if those in between were left. `None`: a root.
+    pub fn parent(&self) -> Option<Self> {
+        let links = self.0.tree.lock();
+        let parent = links.slots[self.0.index as usize].parent.as_ref();
+        links.nearest_open(parent).map(Scope)
+    }
+
+    /// Whom it wakes, if anybody.
+    pub fn task(&self) -> Option<W> {
+        self.0.tree.lock().slots[self.0.index as usize].task.clone()
+    }
+
+    /// The open scopes directly inside this one, in the order in which they were entered.
+    pub fn children(&self) -> Vec<Self> {
+        let mut children = Vec::new();
+        let links = self.0.tree.lock();
+        let mut at = links.slots[self.0.index as usize].first_child;
+        while at != NONE {
+            let slot = &links.slots[at as usize];
+            // One whose last handle is just being dropped has nothing inside.
+            children.extend(slot.node.upgrade().map(Scope));
+            at = slot.next;
+        }
+        // Ours may become the last handle of one, whose destructor takes the lock.
+        drop(links);
+        children
+    }
+
     /// The earliest deadline that can cancel what runs in this scope: of this scope and those
     /// around it, up to the first shield. 0, which is past, if it is effectively cancelled already.
     pub fn effective_deadline(&self) -> Instant {
