@@ -65,8 +65,7 @@ class TestRunner(abc.TestRunner):
 
     async def _serve(self) -> None:
         while True:
-            await self._jobs._get_wait()
-            job = self._jobs._take()
+            job = await self._jobs._get_wait()
             if job is None:
                 return
             try:

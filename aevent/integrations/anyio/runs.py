@@ -31,8 +31,8 @@ class Run:
         calls = self._calls
         try:
             while True:
-                await calls._get_wait()
-                calls._take()()
+                call = await calls._get_wait()
+                call()
         finally:
             with self._lock:
                 self._finished = True

@@ -44,7 +44,6 @@ class SignalReceiver:
 
     async def __anext__(self) -> signal.Signals:
         await _core.Checkpoint()
-        await self._arrived._get_wait()
-        number = self._arrived._take()
+        number = await self._arrived._get_wait()
         self._waiting.discard(number)
         return signal.Signals(number)

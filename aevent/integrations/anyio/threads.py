@@ -121,11 +121,10 @@ async def run_in_worker(
     try:
         while True:
             if abandon_on_cancel:
-                await call.letters._get_wait()
+                letter = await call.letters._get_wait()
             else:
                 with _core.CancelScope(shield=True):
-                    await call.letters._get_wait()
-            letter = call.letters._take()
+                    letter = await call.letters._get_wait()
             if letter is None:
                 try:
                     return call.outcome.result()
