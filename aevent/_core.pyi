@@ -285,7 +285,7 @@ class Wait:
 
         False when `timeout` seconds are over.
         """
-    def __await__(self) -> Generator[Any, Any]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         """For tasks of the native backend; RuntimeError elsewhere. No checkpoint if it is over."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> Any: ...
