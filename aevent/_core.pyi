@@ -71,7 +71,6 @@ __all__ = [
     "deliver_signal",
     "descriptor_wait",
     "driver",
-    "end_preemption",
     "file_io_methods",
     "find_word",
     "get_host",
@@ -113,6 +112,7 @@ __all__ = [
     "set_home",
     "set_host",
     "set_preemption",
+    "set_preemption_points",
     "set_signal_handler",
     "set_thread_hooks",
     "set_tracing_functions",
@@ -1262,28 +1262,30 @@ def deliver_signal(number: int, frame: FrameType | None, /) -> None:
 
     In the main task, and where nobody drives the thread's loop, it calls the handler. Elsewhere the
     main task is unparked and calls it where it is parked: what the handler raises is raised there,
-    and if it raises nothing the wait goes on. A green thread that computes is preempted for that.
+    and if it raises nothing the wait goes on. A green thread that computes is preempted for that,
+    where it can be left: see `preempt`.
     Without a main task the handler is called outside of any task.
     """
 
 def preempt(number: int, frame: FrameType | None, /) -> None:
     """What the interpreter calls when a task has computed for long: a green thread lets others run.
 
-    Not while it is under `native()`, runs an event loop, or is in aevent's own Python code. Raises
-    what a signal handler raises that is called meanwhile.
+    Not while it is under `native()`, runs an event loop, is in aevent's own Python code, in what a
+    host or a C extension has called, or in a trace function. Raises what a signal handler raises
+    that is called meanwhile.
     """
 
-def set_preemption(number: int, points: bytes) -> None:
-    """Has `preempt`, the handler of this signal, called by a task that computes; 0 for nobody.
+def set_preemption(number: int) -> None:
+    """Has `preempt`, the handler of this signal, called when a green thread computes; 0: no more.
 
-    `points` are the instructions at which a task may be left.
+    In the main OS thread. Where the system has no timers of CPU time, nothing happens.
     """
+
+def set_preemption_points(points: bytes) -> None:
+    """The instructions at which a task that computes may be left."""
 
 def hold_preemption(delta: int) -> None:
     """Above zero in sum, nobody is preempted for the time being."""
-
-def end_preemption() -> None:
-    """Before the interpreter ends: nobody is preempted any more."""
 
 def set_signal_handler(number: int, handler: Callable[..., object] | None) -> Any:
     """Sets what `deliver_signal` calls for a signal, and returns what it was."""

@@ -45,7 +45,7 @@ def setup(
     exclude: Iterable[str] = (),
     rebind: bool = True,
     real_threads: Iterable[str] = (),
-    preempt: bool = False,
+    preempt: bool | None = None,
 ) -> None:
     """Patches the standard library and chooses the backend that `run` uses by default.
 
@@ -60,9 +60,10 @@ def setup(
     `real_threads` names packages whose own threads are to stay real, since they wait in C. gRPC's
     do without being named.
 
-    With `preempt`, a green thread of the main OS thread that computes for 10 ms of CPU time,
-    without a call that might wait, lets others run between two instructions, as a real thread
-    does. A coroutine never does, nor what runs under `native()`, nor a call into C.
+    A green thread of the main OS thread that computes for 10 ms of CPU time, without a call that
+    might wait, lets others run between two instructions, as a real thread does. A coroutine never
+    does, nor what runs under `native()`, nor a call into C. That takes a real-time signal that
+    nobody uses; `preempt=False` does without.
 
     Calling it again with the same backend is fine; with another it is an error, since patched code
     is the same for all backends and `run(…, backend=…)` chooses one for a single call.
@@ -85,8 +86,8 @@ def setup(
                 f"aevent.run(…, backend={name!r}) where you want another."
             )
         hosts.keep_originals()
-        if preempt:
-            _begin_preemption()
+        if preempt is not None:
+            _set_preemption(preempt)
         return
     # Before anything is patched: a missing host must not leave a half-patched process.
     try:
@@ -110,8 +111,7 @@ def setup(
         after_in_child=threading.after_fork_in_child,
     )
     integrations.install(excluded)
-    if preempt:
-        _begin_preemption()
+    _set_preemption(preempt is not False and "signal" not in excluded)
     if rebind:
         for finding in early.rebind(hosts.belongs):
             # At the end: if warnings are errors, everything is patched nevertheless.
@@ -122,10 +122,16 @@ def setup(
             )
 
 
-def _begin_preemption() -> None:
-    if _signals.in_main_os_thread() and not _signals.is_preempting():
+def _set_preemption(on: bool) -> None:
+    if on == _signals.is_preempting() or not _signals.in_main_os_thread():
+        return
+    if on:
         _signals.begin_preemption()
-        originals.saved["atexit"]["register"](_core.end_preemption)
+        # The interpreter gives up its signal handlers when it ends.
+        originals.saved["atexit"]["register"](_signals.end_preemption)
+    else:
+        originals.saved["atexit"]["unregister"](_signals.end_preemption)
+        _signals.end_preemption()
 
 
 def patch_(new: Callable[..., Any], *, name: str, orig: Callable[..., Any]) -> Any:

@@ -43,12 +43,9 @@ def in_main_os_thread() -> bool:
 
 def set_handler(number: int, handler: Any) -> Any:
     """`signal.signal`, with a handler that is called by the main task. Returns the former one."""
-    global _preemption
     if _preemption and number == _preemption:
         # The program has a use for it: another will do.
-        _preemption = 0
-        _core.set_preemption(0, b"")
-        _signal(number, signal.SIG_DFL)
+        end_preemption()
         try:
             return set_handler(number, handler)
         finally:
@@ -84,7 +81,6 @@ def is_preempting() -> bool:
 def begin_preemption() -> None:
     """Has green threads of the main OS thread that compute let the others run."""
     global _preemption
-    _preemption = 0
     for number in sorted(signal.valid_signals(), reverse=True):
         if number < getattr(signal, "SIGRTMIN", number + 1):
             return
@@ -93,14 +89,30 @@ def begin_preemption() -> None:
     else:
         return
     _signal(number, _core.preempt)
+    _core.set_preemption(number)
     _preemption = number
-    # Where the interpreter asks for signals between two instructions, and not in a call.
-    points = (
+
+
+def end_preemption() -> None:
+    """The opposite. The signal is what it was before."""
+    global _preemption
+    if not _preemption:
+        return
+    number, _preemption = _preemption, 0
+    _core.set_preemption(0)
+    # A signal that is on its way is not to do what it does by default: end the process.
+    _signal(number, signal.SIG_IGN)
+    _signal(number, signal.SIG_DFL)
+
+
+# Where the interpreter asks for signals between two instructions, and not in a call.
+_core.set_preemption_points(
+    bytes(
         code
         for name, code in dis.opmap.items()
         if code < 256 and (name == "RESUME" or ("JUMP" in name and "NO_INTERRUPT" not in name))
     )
-    _core.set_preemption(number, bytes(points))
+)
 
 
 @contextmanager
@@ -158,13 +170,19 @@ def wakeups() -> Iterator[None]:
         os.close(writer)
 
 
-def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
-    """`signal.set_wakeup_fd`: our own, which takes its place, is not shown."""
+def set_wakeup_fd(
+    fd: int, /, *, warn_on_full_buffer: bool = True, is_hosts: bool = False
+) -> int:
+    """`signal.set_wakeup_fd`: our own, which takes its place, is not shown.
+
+    A program that reads it would be told of preemptions; hosts do not mind.
+    """
     global _has_wakeup_fd
     former = _set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
-    if _has_wakeup_fd != (fd != -1):
-        _has_wakeup_fd = fd != -1
-        _core.hold_preemption(1 if _has_wakeup_fd else -1)
+    has_wakeup_fd = fd != -1 and not is_hosts
+    if _has_wakeup_fd != has_wakeup_fd:
+        _has_wakeup_fd = has_wakeup_fd
+        _core.hold_preemption(1 if has_wakeup_fd else -1)
     if _pipe is not None and _core.driver() is not None:
         if fd == -1:
             _set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)

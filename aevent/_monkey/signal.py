@@ -43,6 +43,11 @@ def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
     return _signals.set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)
 
 
+def _set_hosts_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True) -> int:
+    _check_main("set_wakeup_fd")
+    return _signals.set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer, is_hosts=True)
+
+
 def pthread_kill(thread_id: int, signalnum: int, /) -> None:
     # A green thread's identifier is nothing that the system knows: its OS thread gets the signal.
     if thread_id == _core.thread_ident() or threading.is_green(thread_id):
@@ -135,7 +140,7 @@ FOR_HOSTS = {
     for name, new in (
         ("signal", signal_),
         ("getsignal", getsignal),
-        ("set_wakeup_fd", set_wakeup_fd),
+        ("set_wakeup_fd", _set_hosts_wakeup_fd),
     )
 }
 

@@ -15,7 +15,7 @@ import pytest
 import aevent
 
 if __name__ == "tests_in_a_task":
-    aevent.setup(sys.argv[2], preempt=True)
+    aevent.setup(sys.argv[2])
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Communicate = Callable[["subprocess.Popen[str]"], tuple[str, str]]
@@ -163,7 +163,7 @@ def test_an_async_task_is_never_left(
 ) -> None:
     script = """
 import sys, aevent
-aevent.setup(sys.argv[1], preempt=True)
+aevent.setup(sys.argv[1])
 import threading, time
 
 up = False
@@ -187,11 +187,12 @@ aevent.run(main)
 
 
 @BACKENDS
-def test_nobody_is_preempted_unless_asked_for(
+def test_nobody_is_preempted_if_not_wanted(
     start_fresh: Start, communicate: Communicate, backend: str
 ) -> None:
     script = """
 import sys, aevent
+aevent.setup(sys.argv[1], preempt=False)
 aevent.setup(sys.argv[1])
 import threading, time
 
@@ -220,7 +221,7 @@ def test_the_hosts_own_tasks_go_on(
 ) -> None:
     script = """
 import sys, aevent
-aevent.setup(sys.argv[1], preempt=True)
+aevent.setup(sys.argv[1])
 import anyio
 
 beats = 0

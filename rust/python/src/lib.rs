@@ -166,10 +166,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(poll::descriptor_wait, module)?)?;
     module.add_function(wrap_pyfunction!(poll::notify_closing, module)?)?;
     module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
-    module.add_function(wrap_pyfunction!(preempt::end_preemption, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::hold_preemption, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::preempt, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::set_preemption, module)?)?;
+    module.add_function(wrap_pyfunction!(preempt::set_preemption_points, module)?)?;
     module.add_function(wrap_pyfunction!(python_thread::set_thread_hooks, module)?)?;
     module.add_function(wrap_pyfunction!(queue::queue_methods, module)?)?;
     module.add_function(wrap_pyfunction!(signals::deliver_signal, module)?)?;

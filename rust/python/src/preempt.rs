@@ -1,39 +1,45 @@
 //! Preemption: a green thread that computes and calls nothing of ours does not keep the others, or
 //! the host, from running.
 //!
-//! A helper thread that knows nothing of Python sleeps in the CPU time of the main OS thread, so it
-//! wakes for every [`STEP`] of computing and not at all while that waits. If the loop has not been
-//! looked after for that long, one task has had the thread to itself: the helper sends it a signal that
-//! nobody else uses, and the interpreter calls [`preempt`] there. System calls that can be are
-//! restarted after it.
+//! The kernel sends the main OS thread a real-time signal for every [`timer::STEP`] of its CPU time
+//! while somebody drives its loop: an idle program gets none, and there is no helper thread. If the
+//! loop has not been looked after for that long, one green thread has had the thread to itself; then
+//! the signal's handler in C has the interpreter call [`preempt`] at its next occasion, which yields
+//! if the thread can be left there ([`frames`], [`c_stack`]). System calls that can be are restarted
+//! after the signal; those that cannot be were not waiting, or no CPU time would have passed.
+//!
 //! A pending call, the other way into a computing interpreter, would not do: while one is switched
 //! away from, no other is made.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+mod c_stack;
+mod frames;
+mod timer;
 
-use aevent_runtime::clock::{self, NEVER};
-use aevent_runtime::offload;
-use pyo3::exceptions::PyRuntimeError;
+use std::ptr::null_mut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+
+use aevent_runtime::clock;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::run_loop::{self, Driver};
-use crate::signals;
 use crate::task::{Kind, SchedulerRef, state};
 
-/// How much CPU time passes between two questions.
-const STEP: Duration = Duration::from_millis(10);
+pub use frames::set_preemption_points;
 
-/// A task that has run for so long without anybody having looked is preempted. Less than [`STEP`],
-/// since the clock that tells it is coarse.
+/// A task that has run for so long without anybody having looked is preempted. Less than
+/// [`timer::STEP`], since the clock that tells it is coarse.
 const LONG: u64 = 6_000_000;
 
 /// How often the interpreter is asked again when it was about something that is not to be left.
 const TRIES: u32 = 4;
 
-/// What stands for the interruption, or 0: nobody is preempted.
+/// After so many steps it is asked again where nobody was preempted: what is asked for is also
+/// written to a host's wake-up descriptor, so it should not be often.
+const RARELY: u32 = 8;
+
+/// The signal, or 0: nobody is preempted.
 static NUMBER: AtomicI32 = AtomicI32::new(0);
 
 /// Above zero, nobody is preempted for the time being.
@@ -42,83 +48,79 @@ static HELD: AtomicI32 = AtomicI32::new(0);
 /// How often the interpreter may still be asked again.
 static TRIES_LEFT: AtomicU32 = AtomicU32::new(0);
 
-/// The instructions at which a task may be left, by their numbers: those that jump back or begin a
-/// function. At a call, a C function may have asked for signals while it holds a lock of its own.
-static POINTS: Mutex<[bool; 256]> = Mutex::new([false; 256]);
+/// Somebody's signal handler waits for the running task to be left.
+static URGENT: AtomicBool = AtomicBool::new(false);
 
-/// Which helper is the present one; the others end.
-static HELPER: AtomicU32 = AtomicU32::new(0);
+/// How many steps pass between two times that the interpreter is asked in vain, and how many of
+/// them are left. Used in the main thread only.
+static PAUSE: AtomicU32 = AtomicU32::new(1);
+static LEFT: AtomicU32 = AtomicU32::new(1);
 
-/// Whose loop it looks at, to be compared only.
-static WATCHED: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether that loop has a driver.
-static DRIVEN: AtomicBool = AtomicBool::new(false);
-
-/// The signal was sent by the helper.
-static SENT: AtomicBool = AtomicBool::new(false);
-
-/// The helper is about to ask the interpreter, which must be there for that.
-static ASKING: AtomicBool = AtomicBool::new(false);
-
-/// Whether [`preempt`] has preempted somebody since the helper asked.
-static OBEYED: AtomicBool = AtomicBool::new(false);
-
-/// After this many steps the helper asks again where nobody was to be preempted. What is asked for
-/// is also written to the host's wake-up descriptor, so it should not be often.
-const RARELY: u32 = 32;
+/// The scheduler of the main OS thread while somebody drives its loop, else null. One reference to it
+/// is never given up, so that a handler that is just running finds it.
+static DRIVEN: AtomicPtr<aevent_runtime::scheduler::Scheduler<crate::task::Payload>> =
+    AtomicPtr::new(null_mut());
 
 /// See `_core.pyi`.
 #[pyfunction]
-pub fn set_preemption(number: i32, points: Vec<u8>) {
+pub fn set_preemption(number: i32) {
     NUMBER.store(0, Ordering::SeqCst);
-    wait_until_unasked();
-    let mut known = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
-    for point in points {
-        known[usize::from(point)] = true;
-    }
-    drop(known);
-    if number > 0 {
-        // SAFETY: the action is valid, and its handler does only what a signal handler may.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = on_signal as *const () as usize;
-            action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-            libc::sigemptyset(&mut action.sa_mask);
-            libc::sigaction(number, &action, std::ptr::null_mut());
-        }
+    if number > 0 && timer::install(number, on_signal) {
         NUMBER.store(number, Ordering::SeqCst);
-    }
-}
-
-/// The helper asks nothing any more, and what it has asked for has arrived.
-fn wait_until_unasked() {
-    while ASKING.load(Ordering::SeqCst) {
-        std::thread::yield_now();
-    }
-    // A signal that is pending is delivered when a system call returns.
-    std::thread::yield_now();
-}
-
-/// The signal's handler in C, in the main thread: from other threads the interpreter can be told of
-/// signals, but it does not look for them before something else makes it.
-extern "C" fn on_signal(number: i32) {
-    if SENT.swap(false, Ordering::Relaxed) {
-        // SAFETY: both may be called in a signal handler; the interrupted code finds its error number
-        // as it was. `end_preemption` comes before the interpreter's end.
-        unsafe {
-            let error = *libc::__errno_location();
-            ffi::PyErr_SetInterruptEx(number);
-            *libc::__errno_location() = error;
+        if !DRIVEN.load(Ordering::Relaxed).is_null() {
+            timer::begin(number);
         }
     } else {
-        // Not ours: it does what it would have done.
-        // SAFETY: as above.
+        timer::end();
+    }
+}
+
+/// The signal's handler in C, in the main thread. It interrupts anything, even ourselves.
+extern "C" fn on_signal(number: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid one.
+    if unsafe { timer::is_ours(info) } {
+        if NUMBER.load(Ordering::Relaxed) == number && is_to_be_asked() {
+            // SAFETY: both may be called in a signal handler; the interrupted code finds its error
+            // number as it was. `set_preemption(0)` comes before the interpreter's end.
+            unsafe {
+                let error = *libc::__errno_location();
+                ffi::PyErr_SetInterruptEx(number);
+                *libc::__errno_location() = error;
+            }
+        }
+    } else {
+        // Somebody else's: it does what it would have done.
+        // SAFETY: both may be called in a signal handler.
         unsafe {
             libc::signal(number, libc::SIG_DFL);
             libc::raise(number);
         }
     }
+}
+
+/// Whether somebody has computed for long who may be preempted.
+fn is_to_be_asked() -> bool {
+    let scheduler = DRIVEN.load(Ordering::Relaxed);
+    if scheduler.is_null() || HELD.load(Ordering::Relaxed) > 0 {
+        return false;
+    }
+    // SAFETY: see `DRIVEN`.
+    let looked = unsafe { (*scheduler).looked() };
+    if clock::coarse().saturating_sub(looked) < LONG || !run_loop::interrupted_is_green() {
+        PAUSE.store(1, Ordering::Relaxed);
+        LEFT.store(1, Ordering::Relaxed);
+        return false;
+    }
+    let left = LEFT.load(Ordering::Relaxed);
+    if left > 1 {
+        LEFT.store(left - 1, Ordering::Relaxed);
+        return false;
+    }
+    let pause = PAUSE.load(Ordering::Relaxed);
+    LEFT.store(pause, Ordering::Relaxed);
+    PAUSE.store((pause * 2).min(RARELY), Ordering::Relaxed);
+    TRIES_LEFT.store(TRIES, Ordering::Relaxed);
+    true
 }
 
 /// See `_core.pyi`.
@@ -127,173 +129,113 @@ pub fn hold_preemption(delta: i32) {
     HELD.fetch_add(delta, Ordering::Relaxed);
 }
 
-/// See `_core.pyi`.
-#[pyfunction]
-pub fn end_preemption() {
-    NUMBER.store(0, Ordering::SeqCst);
-    HELPER.fetch_add(1, Ordering::SeqCst);
-    WATCHED.store(0, Ordering::Relaxed);
-    wait_until_unasked();
-}
-
 /// The loop of the main OS thread, which calls this, has got a driver. Other threads' loops are not
-/// watched: the interpreter can be asked to call something in the main thread only.
+/// watched: the interpreter calls signal handlers in the main thread only.
 pub fn watch(scheduler: &SchedulerRef) {
-    if NUMBER.load(Ordering::Relaxed) == 0 {
-        return;
+    let pointer = Arc::as_ptr(scheduler).cast_mut();
+    static KNOWN: AtomicPtr<aevent_runtime::scheduler::Scheduler<crate::task::Payload>> =
+        AtomicPtr::new(null_mut());
+    if KNOWN.swap(pointer, Ordering::Relaxed) != pointer {
+        // Once in the life of a process, and once more in a child that another thread has forked.
+        std::mem::forget(scheduler.clone());
     }
-    DRIVEN.store(true, Ordering::Relaxed);
-    let address = Arc::as_ptr(scheduler) as usize;
-    if WATCHED.swap(address, Ordering::Relaxed) != address {
-        start(scheduler.clone());
+    DRIVEN.store(pointer, Ordering::Relaxed);
+    let number = NUMBER.load(Ordering::Relaxed);
+    if number > 0 {
+        timer::begin(number);
     }
 }
 
 /// Nobody drives the loop any more.
 pub fn rest() {
-    DRIVEN.store(false, Ordering::Relaxed);
+    DRIVEN.store(null_mut(), Ordering::Relaxed);
+    timer::stop();
 }
 
-/// In the child of a fork, in its only thread: the helper is the parent's.
-pub fn after_fork_in_child(scheduler: &SchedulerRef) {
-    ASKING.store(false, Ordering::Relaxed);
-    WATCHED.store(0, Ordering::Relaxed);
-    if DRIVEN.load(Ordering::Relaxed) {
+/// In the child of a fork, in its only thread: timers are the parent's.
+pub fn after_fork_in_child(scheduler: &SchedulerRef, driven: bool) {
+    timer::forget();
+    if driven {
         watch(scheduler);
+    } else {
+        DRIVEN.store(null_mut(), Ordering::Relaxed);
     }
-}
-
-fn start(scheduler: SchedulerRef) {
-    let helper = HELPER.fetch_add(1, Ordering::SeqCst) + 1;
-    let clock = cpu_clock();
-    // SAFETY: takes nothing.
-    let main = MainThread(unsafe { libc::pthread_self() });
-    // Without a helper nobody is preempted, which is nothing to fail for.
-    let _ = offload::spawn_helper("aevent-preempt", move || {
-        help(helper, &scheduler, clock, &main);
-    });
-}
-
-struct MainThread(libc::pthread_t);
-
-// SAFETY: names a thread, which any other may send a signal to.
-unsafe impl Send for MainThread {}
-
-/// The life of the helper.
-fn help(helper: u32, scheduler: &SchedulerRef, clock: Clock, main: &MainThread) {
-    let mut seen = NEVER;
-    // How many steps it waits between two times that it asks in vain, and how many are left.
-    let mut pause = 1;
-    let mut left = 1;
-    while HELPER.load(Ordering::Relaxed) == helper {
-        sleep(clock);
-        let looked = scheduler.looked();
-        if looked != seen || OBEYED.swap(false, Ordering::Relaxed) {
-            seen = looked;
-            (pause, left) = (1, 1);
-        }
-        if !DRIVEN.load(Ordering::Relaxed)
-            || HELD.load(Ordering::Relaxed) > 0
-            || clock::coarse().saturating_sub(looked) < LONG
-        {
-            continue;
-        }
-        left -= 1;
-        if left == 0 {
-            TRIES_LEFT.store(TRIES, Ordering::Relaxed);
-            ASKING.store(true, Ordering::SeqCst);
-            if HELPER.load(Ordering::SeqCst) == helper {
-                let number = NUMBER.load(Ordering::SeqCst);
-                if number > 0 {
-                    SENT.store(true, Ordering::Relaxed);
-                    // SAFETY: the main thread lives as long as the process does.
-                    unsafe { libc::pthread_kill(main.0, number) };
-                }
-            }
-            ASKING.store(false, Ordering::SeqCst);
-            left = pause;
-            pause = (pause * 2).min(RARELY);
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-type Clock = libc::clockid_t;
-#[cfg(not(target_os = "linux"))]
-type Clock = ();
-
-/// The clock that runs while the calling thread computes.
-#[cfg(target_os = "linux")]
-fn cpu_clock() -> Clock {
-    let mut clock = libc::CLOCK_MONOTONIC;
-    // SAFETY: the calling thread exists; the clock is filled in, or left alone.
-    unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
-    clock
-}
-
-/// Elsewhere one thread cannot sleep in another's time.
-#[cfg(not(target_os = "linux"))]
-fn cpu_clock() {}
-
-#[cfg(target_os = "linux")]
-fn sleep(clock: libc::clockid_t) {
-    let step = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 10_000_000,
-    };
-    // SAFETY: the time is valid, and what is left of it is not asked for.
-    if unsafe { libc::clock_nanosleep(clock, 0, &step, std::ptr::null_mut()) } != 0 {
-        std::thread::sleep(STEP);
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn sleep((): ()) {
-    std::thread::sleep(STEP);
 }
 
 /// See `_core.pyi`.
 #[pyfunction]
-#[pyo3(signature = (number, frame, /))]
-pub fn preempt(py: Python<'_>, number: i32, frame: &Bound<'_, PyAny>) -> PyResult<()> {
+#[pyo3(signature = (_number, frame, /))]
+pub fn preempt(py: Python<'_>, _number: i32, frame: &Bound<'_, PyAny>) -> PyResult<()> {
     let Some(event_loop) =
         run_loop::existing().filter(|event_loop| event_loop.driver() != Driver::None)
     else {
         return Ok(());
     };
-    // A coroutine counts on running until it awaits, and who runs an event loop on being its only
-    // user.
-    let may_be_left = run_loop::cooperating()
-        .is_some_and(|task| state(task).kind == Kind::Green && state(task).running_loop.is_null());
-    if !may_be_left || clock::coarse().saturating_sub(event_loop.scheduler.looked()) < LONG {
+    let urgent = URGENT.swap(false, Ordering::Relaxed);
+    if !urgent && clock::coarse().saturating_sub(event_loop.scheduler.looked()) < LONG {
         return Ok(());
     }
-    if frame.is_none() || signals::is_ours(frame) || !is_at_point(frame).unwrap_or(false) {
-        let left = TRIES_LEFT.load(Ordering::Relaxed);
-        if left > 0 {
-            TRIES_LEFT.store(left - 1, Ordering::Relaxed);
-            // SAFETY: attached, in the main thread; the number is the handler's.
-            unsafe { ffi::PyErr_SetInterruptEx(number) };
+    match may_be_left(frame) {
+        Ok(()) => {
+            PAUSE.store(1, Ordering::Relaxed);
+            LEFT.store(1, Ordering::Relaxed);
+            event_loop.yield_now(py)?;
         }
-        return Ok(());
+        Err(Obstacle::Here) => {
+            let left = TRIES_LEFT.load(Ordering::Relaxed);
+            if left > 0 {
+                TRIES_LEFT.store(left - 1, Ordering::Relaxed);
+                URGENT.store(urgent, Ordering::Relaxed);
+                ask();
+            }
+        }
+        Err(Obstacle::Elsewhere) => {}
     }
-    OBEYED.store(true, Ordering::Relaxed);
-    event_loop.yield_now(py)?;
     Ok(())
 }
 
-/// Whether the interpreter is between two instructions in `frame`, and not in a call.
-fn is_at_point(frame: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let at: isize = frame.getattr("f_lasti")?.extract()?;
-    let Ok(at) = usize::try_from(at) else {
-        // Before the first one.
-        return Ok(true);
-    };
-    let code = frame.getattr("f_code")?.getattr("co_code")?;
-    let code: &[u8] = code.extract()?;
-    let instruction = code
-        .get(at)
-        .ok_or_else(|| PyRuntimeError::new_err("no such instruction"))?;
-    let points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(points[usize::from(*instruction)])
+/// Has the interpreter call [`preempt`] at its next occasion.
+fn ask() {
+    let number = NUMBER.load(Ordering::Relaxed);
+    if number > 0 && HELD.load(Ordering::Relaxed) <= 0 {
+        // SAFETY: may be called from anywhere; the number is `preempt`'s.
+        unsafe { ffi::PyErr_SetInterruptEx(number) };
+    }
+}
+
+/// The running task cannot be left here, but shall be as soon as it can.
+pub fn ask_urgently() {
+    URGENT.store(true, Ordering::Relaxed);
+    TRIES_LEFT.store(TRIES, Ordering::Relaxed);
+    ask();
+}
+
+/// Why the running task cannot be left.
+pub enum Obstacle {
+    /// By what it is doing at the moment; soon it may be possible.
+    Here,
+    /// By who it is, or what has called it.
+    Elsewhere,
+}
+
+/// Whether the running task, which the interpreter has interrupted in `frame`, is a green thread that
+/// can be left there, as a real thread could.
+///
+/// A coroutine counts on running until it awaits, and who runs an event loop on being its only user.
+pub fn may_be_left(frame: &Bound<'_, PyAny>) -> Result<(), Obstacle> {
+    let is_free = run_loop::cooperating()
+        .is_some_and(|task| state(task).kind == Kind::Green && state(task).running_loop.is_null());
+    if !is_free {
+        return Err(Obstacle::Elsewhere);
+    }
+    if frame.is_none()
+        || frames::is_ours(frame)
+        || !frames::is_between_instructions(frame).unwrap_or(false)
+    {
+        return Err(Obstacle::Here);
+    }
+    if !c_stack::is_the_interpreters() || !frames::callers_can_be_left(frame).unwrap_or(false) {
+        return Err(Obstacle::Elsewhere);
+    }
+    Ok(())
 }

@@ -31,11 +31,12 @@ use pyo3::prelude::*;
 pub use after_fork::after_fork_in_child;
 pub use all_loops::close_descriptor;
 pub use driver::Driver;
+pub use stack_loop::stack_address;
 use this_thread::THREAD;
 pub use this_thread::{
     Aside, breathe_after_refusal, breathe_now_and_then, cooperates, cooperating, cooperating_loop,
-    current, current_address, driven_loop, existing, is_child_of_a_fork, obtain, running,
-    thread_identity,
+    current, current_address, driven_loop, existing, interrupted_is_green, is_child_of_a_fork,
+    obtain, running, thread_identity,
 };
 
 use crate::errors::{self, Outcome, Raised};

@@ -19,6 +19,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::errors::{self, Outcome};
+use crate::preempt;
 use crate::run_loop::{self, Driver, Loop};
 use crate::task::{Kind, Payload, TaskRef, state};
 use crate::wait;
@@ -133,20 +134,6 @@ pub fn run_postponed(event_loop: &Loop, me: &Task<Payload>) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether `frame` is of aevent's own code, which counts on running until it parks, or of the import
-/// system, whose lock is the OS thread's.
-pub fn is_ours(frame: &Bound<'_, PyAny>) -> bool {
-    let name = || {
-        frame
-            .getattr("f_globals")?
-            .get_item("__name__")?
-            .extract::<String>()
-    };
-    name().is_ok_and(|name| {
-        name == "aevent" || name.starts_with("aevent.") || name.starts_with("importlib._")
-    })
-}
-
 /// See `_core.pyi`.
 #[pyfunction]
 #[pyo3(signature = (number, frame, /))]
@@ -172,11 +159,10 @@ pub fn deliver_signal(py: Python<'_>, number: usize, frame: &Bound<'_, PyAny>) -
     event_loop.scheduler.notify();
     // A green thread that computes is preempted, as a real one would be. Others count on not being:
     // a coroutine until it awaits, our own code until it parks.
-    if current.is_some_and(|task| state(&task).kind == Kind::Green)
-        && run_loop::cooperates()
-        && !is_ours(frame)
-    {
-        event_loop.yield_now(py)?;
+    match preempt::may_be_left(frame) {
+        Ok(()) => event_loop.yield_now(py)?,
+        Err(preempt::Obstacle::Here) => preempt::ask_urgently(),
+        Err(preempt::Obstacle::Elsewhere) => {}
     }
     Ok(())
 }

@@ -206,6 +206,11 @@ impl Payload {
         }))
     }
 
+    /// Where the task's state is, for whoever must not borrow it.
+    pub fn as_ptr(&self) -> *mut State {
+        self.0.get()
+    }
+
     /// The task's state.
     ///
     /// The reference must not be kept across anything that may switch, run Python code or drop a

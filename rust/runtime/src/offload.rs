@@ -340,16 +340,6 @@ impl Drop for SignalMask {
     }
 }
 
-/// Starts a thread that no signal of the process is delivered to. Nobody waits for it.
-pub fn spawn_helper(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    let _masked = SignalMask::block_all();
-    thread::Builder::new()
-        .name(name.into())
-        .stack_size(STACK_SIZE)
-        .spawn(work)
-        .map(drop)
-}
-
 /// A function that runs on another thread: a future of its result, or of the payload of its panic.
 ///
 /// Dropping it abandons the function: that runs to its end, and the pool's thread drops the result.

@@ -93,9 +93,9 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
         .map_err(|error| errors::from_io(py, &error))?;
     event_loop.generation.set(fork::generation());
     event_loop.signals.forget_postponed();
-    preempt::after_fork_in_child(&event_loop.scheduler);
     std::mem::forget(event_loop.take_hand_off());
     let driven = event_loop.driver.get() != Driver::None;
+    preempt::after_fork_in_child(&event_loop.scheduler, driven);
     if let Some(task) = current() {
         if state(&task).kind == Kind::Host {
             event_loop.go_on_alone(py, &task)?;

@@ -35,6 +35,11 @@ pub(super) fn stack_function(py: Python<'_>) -> PyResult<Object> {
     Ok(function)
 }
 
+/// Where the function begins that is at the base of every stack.
+pub fn stack_address() -> usize {
+    run_stack as *const () as usize
+}
+
 /// The loop of a stack. Takes the hand-off or the next task, again and again.
 unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
     let Some(event_loop) = existing() else {

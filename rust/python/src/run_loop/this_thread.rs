@@ -49,6 +49,24 @@ pub fn cooperating() -> Option<&'static TaskRef> {
     })
 }
 
+/// Whether a signal has interrupted a green thread that cooperates and runs no event loop. May be called
+/// in a signal handler, in a thread whose loop exists.
+pub fn interrupted_is_green() -> bool {
+    THREAD.with(|thread| {
+        let task = thread.cooperating.get();
+        if task.is_null() {
+            return false;
+        }
+        // SAFETY: as in `cooperating`. What was interrupted may be changing the state, so nothing is
+        // borrowed; these are read as they are at the moment.
+        unsafe {
+            let state = (*task).payload.as_ptr();
+            (&raw const (*state).kind).read_volatile() == Kind::Green
+                && (&raw const (*state).running_loop).read_volatile().is_null()
+        }
+    })
+}
+
 /// The running task, cooperating or not.
 #[inline]
 pub fn current() -> Option<TaskRef> {
