@@ -1270,7 +1270,7 @@ def deliver_signal(number: int, frame: FrameType | None, /) -> None:
 def preempt(number: int, frame: FrameType | None, /) -> None:
     """What the interpreter calls when a task has computed for long: a green thread lets others run.
 
-    Not while it is under `native()`, runs an event loop, is in aevent's own Python code, in what a
+    Not while it is under `native()`, is in aevent's own Python code, in what a
     host or a C extension has called, or in a trace function. Raises what a signal handler raises
     that is called meanwhile.
     """

@@ -221,11 +221,9 @@ pub enum Obstacle {
 /// Whether the running task, which the interpreter has interrupted in `frame`, is a green thread that
 /// can be left there, as a real thread could.
 ///
-/// A coroutine counts on running until it awaits, and who runs an event loop on being its only user.
+/// A coroutine counts on running until it awaits.
 pub fn may_be_left(frame: &Bound<'_, PyAny>) -> Result<(), Obstacle> {
-    let is_free = run_loop::cooperating()
-        .is_some_and(|task| state(task).kind == Kind::Green && state(task).running_loop.is_null());
-    if !is_free {
+    if !run_loop::cooperating().is_some_and(|task| state(task).kind == Kind::Green) {
         return Err(Obstacle::Elsewhere);
     }
     if frame.is_none()

@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 /// function. At a call, a C function may have asked for signals while it holds a lock of its own.
 static POINTS: Mutex<[bool; 256]> = Mutex::new([false; 256]);
 
-/// Their code counts on being alone in its OS thread until it awaits, also where it is called by a
-/// green thread: `aevent.await_()` makes a host's task.
+/// The loop that drives us counts on its code being alone in the OS thread until it awaits. We call that
+/// for green threads, too: `aevent.await_()` makes a host's task.
 const HOSTS: [&str; 6] = ["asyncio", "trio", "anyio", "sniffio", "outcome", "uvloop"];
 
 /// See `_core.pyi`.
@@ -58,42 +58,46 @@ fn module_is(frame: &Bound<'_, PyAny>, test: impl FnOnce(&str) -> bool) -> bool 
 
 fn is_of_a_host(name: &str) -> bool {
     let package = name.split('.').next().unwrap_or(name);
-    HOSTS.contains(&package) || name.starts_with("aevent._backends.")
+    HOSTS.contains(&package)
 }
 
-/// Whether all that has called `frame` can be left: not a host's code, nor a trace or profile
-/// function, since nobody else would be traced meanwhile.
+/// Whether it is a module that calls the host. Those that patch call loops that tasks run themselves,
+/// which share nothing with others.
+fn calls_hosts(name: &str) -> bool {
+    name.starts_with("aevent.") && !name.starts_with("aevent._monkey.")
+}
+
+/// Whether all that has called `frame` can be left: not a host's code on our behalf, nor a trace or
+/// profile function, since nobody else would be traced meanwhile.
 pub fn callers_can_be_left(frame: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = frame.py();
-    let sys = py.import("sys")?;
+    let sys = frame.py().import("sys")?;
     let (trace, profile) = (
         sys.call_method0("gettrace")?,
         sys.call_method0("getprofile")?,
     );
     let is_traced = !trace.is_none() || !profile.is_none();
     let tracers = [code_of(&trace), code_of(&profile)];
-    let mut next = Some(frame.clone());
-    while let Some(frame) = next {
-        if module_is(&frame, is_of_a_host) {
+    let mut is_hosts = module_is(frame, is_of_a_host);
+    let mut frame = frame.clone();
+    loop {
+        let back = frame.getattr("f_back")?;
+        if back.is_none() {
+            return Ok(true);
+        }
+        if is_hosts && module_is(&back, calls_hosts) {
             return Ok(false);
         }
-        let back = frame.getattr("f_back")?;
-        let back = if back.is_none() { None } else { Some(back) };
-        if is_traced && let Some(back) = &back {
+        is_hosts = module_is(&back, is_of_a_host);
+        if is_traced {
             let code = frame.getattr("f_code")?;
             let local = code_of(&back.getattr("f_trace")?);
-            if tracers
-                .iter()
-                .chain([&local])
-                .flatten()
-                .any(|tracer| tracer.is(&code))
-            {
+            let mut tracers = tracers.iter().chain([&local]).flatten();
+            if tracers.any(|tracer| tracer.is(&code)) {
                 return Ok(false);
             }
         }
-        next = back;
+        frame = back;
     }
-    Ok(true)
 }
 
 /// The code of a function or a method that is written in Python.
