@@ -37,6 +37,7 @@ PROGRAM is one of
 options:
   -b, --backend BACKEND   native, asyncio or trio (default: AEVENT_BACKEND, else native)
   -x, --exclude MODULE    leave this module of the standard library as it is; may be repeated
+  --no-preempt            do not preempt green threads that compute
   -h, --help              show this text and exit
   --version               show the version and exit
 """
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     kind: str
     program: str
     arguments: list[str]
+    preempt: bool = True
 
 
 def _refuse(what: object) -> NoReturn:
@@ -61,6 +63,7 @@ def parse(arguments: list[str]) -> Options:
     """Reads our own options; what follows the program is the program's."""
     backend: str | None = None
     exclude: list[str] = []
+    preempt = True
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
@@ -81,23 +84,25 @@ def parse(arguments: list[str]) -> Options:
                 backend = value
             else:
                 exclude += value.split(",")
+        elif argument == "--no-preempt":
+            preempt = False
         elif argument in ("-m", "-c"):
             program = next(rest, None)
             if program is None:
                 _refuse(f"{argument} needs a value")
-            return Options(backend, exclude, argument, program, [*rest])
+            return Options(backend, exclude, argument, program, [*rest], preempt)
         elif argument == "-":
-            return Options(backend, exclude, "-", "-", [*rest])
+            return Options(backend, exclude, "-", "-", [*rest], preempt)
         elif argument == "--":
             break
         elif argument.startswith("-"):
             _refuse(f"there is no option {argument}")
         else:
-            return Options(backend, exclude, "file", argument, [*rest])
+            return Options(backend, exclude, "file", argument, [*rest], preempt)
     file = next(rest, None)
     if file is None:
         _refuse("which program? Name a file, or use -m or -c")
-    return Options(backend, exclude, "file", file, [*rest])
+    return Options(backend, exclude, "file", file, [*rest], preempt)
 
 
 #: Ours, whose globals are still needed when the program's has taken its place.
@@ -232,7 +237,7 @@ def main() -> None:
     global _excepthook, _run_on_host
     options = parse(sys.argv[1:])
     try:
-        setup(options.backend, exclude=options.exclude)
+        setup(options.backend, exclude=options.exclude, preempt=None if options.preempt else False)
     except AeventError as error:
         _refuse(error)
     program = prepare(options)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _core, _run, _signals, integrations
+from . import _run, _signals, integrations
 from ._backend import check_name, load
 from ._exceptions import AeventError, AeventWarning
 from ._monkey import hosts, originals, patcher, threading
@@ -60,7 +60,7 @@ def setup(
     `real_threads` names packages whose own threads are to stay real, since they wait in C. gRPC's
     do without being named.
 
-    A green thread of the main OS thread that computes for 10 ms of CPU time, without a call that
+    A green thread of the main OS thread that computes for about 10 ms of CPU time, without a call that
     might wait, lets others run between two instructions, as a real thread does. A coroutine never
     does, nor what runs under `native()`, nor a call into C. That takes a real-time signal that
     nobody uses; `preempt=False` does without.

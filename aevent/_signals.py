@@ -10,7 +10,7 @@ import dis
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,9 @@ _interrupts_are_ours = False
 #: The number of a signal that stands for "this task has computed for long", or 0.
 _preemption = 0
 
+#: Signals that the program uses, or has used.
+_programs: set[int] = set()
+
 #: Whether the program has a wake-up descriptor, which must not tell of that one.
 _has_wakeup_fd = False
 
@@ -44,12 +47,9 @@ def in_main_os_thread() -> bool:
 def set_handler(number: int, handler: Any) -> Any:
     """`signal.signal`, with a handler that is called by the main task. Returns the former one."""
     if _preemption and number == _preemption:
-        # The program has a use for it: another will do.
-        end_preemption()
-        try:
-            return set_handler(number, handler)
-        finally:
-            begin_preemption()
+        if handler is signal.SIG_DFL:
+            return handler
+        leave_to_program([number])
     if callable(handler) and (_interrupts_are_ours or handler is not signal.default_int_handler):
         known = isinstance(number, int)
         former = _core.set_signal_handler(number, handler) if known and number >= 0 else None
@@ -84,7 +84,7 @@ def begin_preemption() -> None:
     for number in sorted(signal.valid_signals(), reverse=True):
         if number < getattr(signal, "SIGRTMIN", number + 1):
             return
-        if _getsignal(number) is signal.SIG_DFL:
+        if _getsignal(number) is signal.SIG_DFL and number not in _programs:
             break
     else:
         return
@@ -103,6 +103,14 @@ def end_preemption() -> None:
     # A signal that is on its way is not to do what it does by default: end the process.
     _signal(number, signal.SIG_IGN)
     _signal(number, signal.SIG_DFL)
+
+
+def leave_to_program(numbers: Collection[int]) -> None:
+    """The program has a use for these signals: another will do for us, if there is one."""
+    if _preemption and _preemption in numbers:
+        _programs.update(numbers)
+        end_preemption()
+        begin_preemption()
 
 
 # Where the interpreter asks for signals between two instructions, and not in a call.
@@ -170,9 +178,7 @@ def wakeups() -> Iterator[None]:
         os.close(writer)
 
 
-def set_wakeup_fd(
-    fd: int, /, *, warn_on_full_buffer: bool = True, is_hosts: bool = False
-) -> int:
+def set_wakeup_fd(fd: int, /, *, warn_on_full_buffer: bool = True, is_hosts: bool = False) -> int:
     """`signal.set_wakeup_fd`: our own, which takes its place, is not shown.
 
     A program that reads it would be told of preemptions; hosts do not mind.

@@ -78,9 +78,7 @@ def _set_wakeup_fd(fd: int, *, warn_on_full_buffer: bool = True) -> int:
     set_wakeup_fd = signal.FOR_HOSTS["set_wakeup_fd"]
     if _core.task_kind() == "host":
         # The host itself, which runs us, or a loop that is run in one of its tasks.
-        return _signals.set_wakeup_fd(
-            fd, warn_on_full_buffer=warn_on_full_buffer, is_hosts=True
-        )
+        return _signals.set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer, is_hosts=True)
     if _core.task_kind() not in ("green", "coroutine"):
         return set_wakeup_fd(fd, warn_on_full_buffer=warn_on_full_buffer)  # type: ignore[no-any-return]
     if fd == -1 and _pushed_aside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -79,6 +80,7 @@ def _blocking(signals: set[int]) -> Iterator[None]:
 def _wait(sigset: Iterable[int], timeout: float | None) -> Any:
     """Waits as `sigtimedwait` does; for ever without a timeout."""
     numbers = list(sigset)
+    _signals.leave_to_program(numbers)
     info = _sigtimedwait(numbers, 0)
     if info is not None or (timeout is not None and timeout <= 0):
         _core.checkpoint()
@@ -122,12 +124,22 @@ def pause() -> None:
     _core.wait_for_handler()
 
 
+_faulthandler_register: Callable[..., None] = faulthandler.register
+
+
+def register(signum: int, *args: Any, **kwargs: Any) -> None:
+    _signals.leave_to_program([signum])
+    _faulthandler_register(signum, *args, **kwargs)
+
+
 def _in_green_thread(name: str, new: Callable[..., Any]) -> Callable[..., Any]:
     original = _saved[name]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if _core.task_kind() == "green":
             return new(*args, **kwargs)
+        if name == "signal":
+            _signals.leave_to_program(args[:1])
         return original(*args, **kwargs)
 
     return call
@@ -165,6 +177,7 @@ def patch() -> None:
         patcher.always(signal, name, new)
     for name, new in _IN_TASKS.items():
         patcher.function(signal, name, new)
+    patcher.always(faulthandler, "register", register)
     if _signals.in_main_os_thread():
         # Handlers that were set earlier are the main task's, too.
         for number in signal.valid_signals():

@@ -321,6 +321,23 @@ def test_the_program_is_patched_but_for_what_is_excluded(tmp_path: Path) -> None
     assert out.split() == ["green", "builtin_function_or_method", "queue", "native", "False"]
 
 
+@pytest.mark.parametrize("options", [(), ("--no-preempt",)])
+def test_the_program_is_preempted_unless_not_wanted(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(
+        "import threading, time\n"
+        "go, up = threading.Event(), []\n"
+        "thread = threading.Thread(target=lambda: (go.wait(), up.append(True)))\n"
+        "thread.start()\n"
+        "go.set()\n"
+        "while time.process_time() < 0.5 and not up: pass\n"
+        "print(bool(up))\n"
+    )
+    code, out, err = outcome("-m", "aevent", *options, "program.py", cwd=tmp_path)
+    assert (code, out, err) == (0, f"{not options}\n", "")
+
+
 def test_the_environment_chooses_the_backend(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import aevent._run\nprint(aevent._run.chosen_backend)")
     done = subprocess.run(

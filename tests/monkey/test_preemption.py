@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -245,3 +246,153 @@ async def main():
 aevent.run(main)
 """
     assert communicate(start_fresh(script, backend)) == ("5\n", "")
+
+
+def test_a_task_that_runs_an_event_loop_is_left_too() -> None:
+    import asyncio
+
+    flag = Flag()
+
+    async def main() -> None:
+        flag._go.set()
+        while not flag.up:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    flag._thread.join()
+
+
+def test_nobody_is_left_while_an_extension_waits_for_it() -> None:
+    """It may keep something for the OS thread meanwhile: here, in fact, it does not."""
+    import ctypes
+
+    flag = Flag()
+    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    seen: list[bool] = []
+
+    @compare
+    def callback(left: int, right: int) -> int:
+        compute(0.05)
+        seen.append(flag.up)
+        return 0
+
+    flag._go.set()
+    array = (ctypes.c_int * 2)(1, 2)
+    ctypes.CDLL(None).qsort(array, 2, ctypes.sizeof(ctypes.c_int), callback)
+    assert seen == [False]
+    flag.spin()
+
+
+def test_callbacks_of_the_interpreter_can_be_left() -> None:
+    flag = Flag()
+    flag._go.set()
+
+    def key(number: int) -> int:
+        while not flag.up:
+            pass
+        return -number
+
+    assert sorted([1, 2], key=key) == [2, 1]
+    flag._thread.join()
+
+
+def test_nobody_is_left_in_a_trace_function() -> None:
+    flag = Flag()
+    flag._go.set()
+    seen: list[bool] = []
+
+    def trace(frame: object, event: str, argument: object) -> None:
+        if not seen:
+            compute(0.05)
+            seen.append(flag.up)
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        compute(0)
+    finally:
+        sys.settrace(former)
+    assert seen == [False]
+    flag.spin()
+
+
+def test_the_process_has_no_other_thread_for_it() -> None:
+    Flag().spin()
+    assert "aevent-preempt" not in {
+        Path(f"/proc/self/task/{number}/comm").read_text().strip()
+        for number in os.listdir("/proc/self/task")
+    }
+
+
+def test_children_are_not_preempted() -> None:
+    """Nor is anything else in them that is ours: they would be ended by it."""
+    program = """
+import signal, time
+while time.process_time() < 0.1: pass
+largest = max(signal.valid_signals())
+print(signal.getsignal(largest) is signal.SIG_DFL, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    compute(0.02)
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert output == "True set()\n"
+    child = os.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", program + "assert False"])
+    assert os.waitpid(child, 0)[1] == 1 << 8
+
+
+def test_waits_of_c_code_are_restarted() -> None:
+    """While this thread computes, and while it waits in C without that the loop is looked after."""
+    reader, writer = os.pipe()
+    with aevent.native():
+        real = threading.Thread(target=lambda: (time.sleep(0.05), os.write(writer, b"x")))
+        real.start()
+        compute(0.03)
+        assert os.read(reader, 1) == b"x"
+        real.join()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_signal_that_the_program_waits_for_is_left_to_it() -> None:
+    largest = max(signal.valid_signals())
+    signal.pthread_sigmask(signal.SIG_BLOCK, [largest])
+    try:
+        compute(0.03)
+        assert signal.sigtimedwait([largest], 0) is None
+        compute(0.03)
+        os.kill(os.getpid(), largest)
+        assert signal.sigwait([largest]) == largest
+        Flag().spin()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [largest])
+
+
+@BACKENDS
+def test_a_program_that_computes_ends_as_it_should(
+    start_fresh: Start, communicate: Communicate, backend: str
+) -> None:
+    """The interpreter gives up its handlers when it ends: nothing may arrive then."""
+    script = """
+import sys, aevent
+aevent.setup(sys.argv[1])
+import atexit, threading, time
+
+def compute():
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+
+class AtTheVeryEnd:
+    def __del__(self, compute=compute):
+        compute()
+
+keep = AtTheVeryEnd()
+keep.itself = keep
+atexit.register(compute)
+compute()
+aevent.run(compute)
+compute()
+print("done")
+"""
+    assert communicate(start_fresh(script, backend)) == ("done\n", "")

@@ -3,8 +3,8 @@
 //!
 //! The kernel sends the main OS thread a real-time signal for every [`timer::STEP`] of its CPU time
 //! while somebody drives its loop: an idle program gets none, and there is no helper thread. If the
-//! loop has not been looked after for that long, one green thread has had the thread to itself; then
-//! the signal's handler in C has the interpreter call [`preempt`] at its next occasion, which yields
+//! loop has not been looked after between two of them, one green thread has had the thread to itself;
+//! then the signal's handler in C has the interpreter call [`preempt`] at its next occasion, which yields
 //! if the thread can be left there ([`frames`], [`c_stack`]). System calls that can be are restarted
 //! after the signal; those that cannot be were not waiting, or no CPU time would have passed.
 //!
@@ -17,9 +17,8 @@ mod timer;
 
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use aevent_runtime::clock;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -27,10 +26,6 @@ use crate::run_loop::{self, Driver};
 use crate::task::{Kind, SchedulerRef, state};
 
 pub use frames::set_preemption_points;
-
-/// A task that has run for so long without anybody having looked is preempted. Less than
-/// [`timer::STEP`], since the clock that tells it is coarse.
-const LONG: u64 = 6_000_000;
 
 /// How often the interpreter is asked again when it was about something that is not to be left.
 const TRIES: u32 = 4;
@@ -41,6 +36,9 @@ const RARELY: u32 = 8;
 
 /// The signal, or 0: nobody is preempted.
 static NUMBER: AtomicI32 = AtomicI32::new(0);
+
+/// When the loop had last been looked after at the latest signal.
+static SEEN: AtomicU64 = AtomicU64::new(0);
 
 /// Above zero, nobody is preempted for the time being.
 static HELD: AtomicI32 = AtomicI32::new(0);
@@ -106,7 +104,7 @@ fn is_to_be_asked() -> bool {
     }
     // SAFETY: see `DRIVEN`.
     let looked = unsafe { (*scheduler).looked() };
-    if clock::coarse().saturating_sub(looked) < LONG || !run_loop::interrupted_is_green() {
+    if SEEN.swap(looked, Ordering::Relaxed) != looked || !run_loop::interrupted_is_green() {
         PAUSE.store(1, Ordering::Relaxed);
         LEFT.store(1, Ordering::Relaxed);
         return false;
@@ -172,7 +170,7 @@ pub fn preempt(py: Python<'_>, _number: i32, frame: &Bound<'_, PyAny>) -> PyResu
         return Ok(());
     };
     let urgent = URGENT.swap(false, Ordering::Relaxed);
-    if !urgent && clock::coarse().saturating_sub(event_loop.scheduler.looked()) < LONG {
+    if !urgent && event_loop.scheduler.looked() != SEEN.load(Ordering::Relaxed) {
         return Ok(());
     }
     match may_be_left(frame) {

@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How much CPU time passes between two signals, in nanoseconds.
-pub const STEP: i64 = 10_000_000;
+/// How much CPU time passes between two signals, in nanoseconds. More than a step of the coarse clock.
+pub const STEP: i64 = 5_000_000;
 
 /// What is called for a signal. It may do only what is allowed in a signal handler.
 pub type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);

@@ -58,7 +58,7 @@ pub fn interrupted_is_green() -> bool {
             return false;
         }
         // SAFETY: as in `cooperating`. What was interrupted may be changing the state, so nothing is
-        // borrowed; the kind never changes.
+        // borrowed; the kind is read as it is at the moment.
         unsafe { (&raw const (*(*task).payload.as_ptr()).kind).read() == Kind::Green }
     })
 }
