@@ -60,10 +60,10 @@ def setup(
     `real_threads` names packages whose own threads are to stay real, since they wait in C. gRPC's
     do without being named.
 
-    A green thread of the main OS thread that computes for about 10 ms of CPU time, without a call that
-    might wait, lets others run between two instructions, as a real thread does. A coroutine never
-    does, nor what runs under `native()`, nor a call into C. That takes a real-time signal that
-    nobody uses; `preempt=False` does without.
+    A green thread of the main OS thread that computes for about 10 ms of CPU time, without a call
+    that might wait, lets others run between two instructions, as a real thread does. A coroutine
+    never does, nor what runs under `native()`, nor a call into C. That takes a real-time signal
+    that nobody uses; `preempt=False` does without.
 
     Calling it again with the same backend is fine; with another it is an error, since patched code
     is the same for all backends and `run(…, backend=…)` chooses one for a single call.
