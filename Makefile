@@ -144,7 +144,7 @@ lint: $(STAMPS)/dev  ## formatting and lints of Rust and Python
 # backends/ is checked as aevent._backends, the name it is imported by.
 .PHONY: typecheck
 typecheck: build  ## mypy, and stubtest: does _core.pyi tell the truth?
-	$(BIN)/python -m mypy --strict aevent examples
+	$(BIN)/python -m mypy --strict aevent pytest_aevent.py examples
 	$(BIN)/python -m mypy.stubtest aevent._core
 
 .PHONY: clean

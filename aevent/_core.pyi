@@ -111,6 +111,7 @@ __all__ = [
     "set_group_hooks",
     "set_home",
     "set_host",
+    "set_main",
     "set_preemption",
     "set_preemption_points",
     "set_signal_handler",
@@ -1214,6 +1215,9 @@ def start_main(
     function: Callable[..., object], args: tuple[Any, ...], children: Children
 ) -> tuple[Task, CancelScope]:
     """Starts `function(*args)` as the main green thread of a runner that a host drives."""
+
+def set_main(task: Task | None) -> Task | None:
+    """`task` calls the signal handlers of the thread's loop from now on; who did before."""
 
 def set_host(host: object) -> None:
     """`host`, an adapter, drives the thread's loop from now on; `None` ends that.

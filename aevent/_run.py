@@ -27,6 +27,9 @@ if sys.version_info < (3, 11):
 #: The backend that `setup` chose.
 chosen_backend: str | None = None
 
+#: Whether it was chosen from outside, so that what the program says does not count.
+backend_is_given = False
+
 #: Called before a loop is run: the hosts may have been imported since `setup`.
 before_run: Callable[[], None] = lambda: None  # noqa: E731 - a slot, not a function
 

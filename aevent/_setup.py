@@ -79,7 +79,7 @@ def setup(
         )
     REAL_THREADS.update([real_threads] if isinstance(real_threads, str) else real_threads)
     if _run.chosen_backend is not None:
-        if _run.chosen_backend != name:
+        if _run.chosen_backend != name and not _run.backend_is_given:
             raise AeventError(
                 f"aevent was set up for {_run.chosen_backend!r} already and cannot be set up for "
                 f"{name!r}. Patched code is the same for all backends: keep one setup() and use "

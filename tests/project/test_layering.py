@@ -1,6 +1,7 @@
 """Dependencies run one way.
 
     runtime crate <- bindings <- contract <- adapters, primitives <- monkey <- integrations <- front
+    <- testing
 
 An arrow's right side may import its left side, never the other way round. An import that is there
 for type checkers only does not count: nothing is imported when the program runs.
@@ -30,7 +31,9 @@ LAYERS = {
     "contract": r"aevent\._backend",
     "adapters": r"aevent\._backends(\..*)?",
     "monkey": r"aevent\._monkey(\..*)?",
-    "integrations": r"aevent\.(integrations|testing)(\..*)?",
+    "integrations": r"aevent\.integrations(\..*)?",
+    # Runs programs as their users do.
+    "testing": r"aevent\.testing(\..*)?",
     # Ties the others together for the user.
     "front": r"aevent|aevent\.__main__|aevent\._setup|aevent\._doctor",
     "primitives": r"aevent\..*",
@@ -50,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "monkey": BELOW_MONKEY,
     "integrations": {*BELOW_MONKEY, "monkey"},
     "front": {*BELOW_MONKEY, "monkey", "integrations"},
+    "testing": {*BELOW_MONKEY, "monkey", "integrations", "front"},
 }
 
 

@@ -103,6 +103,14 @@ pub fn start_main(
     ))
 }
 
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (task))]
+pub fn set_main(py: Python<'_>, task: Option<&Task>) -> PyResult<Option<Task>> {
+    let former = run_loop::obtain(py)?.set_main(task.map(|task| task.task.clone()));
+    Ok(former.map(|task| Task { task }))
+}
+
 /// The thread's loop is driven by `host`, an adapter; `None` ends that.
 #[pyfunction]
 #[pyo3(signature = (host))]

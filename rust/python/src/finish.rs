@@ -97,6 +97,10 @@ pub fn finish(py: Python<'_>, event_loop: &Loop, task: TaskRef, result: PyResult
     for local in locals {
         crate::local::forget(py, &local, &task);
     }
+    if matches!(report, Report::Outcome) {
+        // It may be what `run` waits for, whether or not the signals are its own.
+        event_loop.stop();
+    }
     match report {
         Report::Unraisable => report_unraisable(py, &task, result),
         Report::Outcome => state(&task).outcome = Some(result),
@@ -123,7 +127,6 @@ pub fn finish(py: Python<'_>, event_loop: &Loop, task: TaskRef, result: PyResult
         .is_some_and(|main| Arc::ptr_eq(&main, &task))
     {
         event_loop.signals.notice_again();
-        event_loop.stop();
     }
     let (thread, home, name) = {
         let state = state(&task);

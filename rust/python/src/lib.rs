@@ -221,6 +221,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(driving::set_host, module)?)?;
     module.add_function(wrap_pyfunction!(thread::set_home, module)?)?;
     sleep::SLEEP.add(module)?;
+    module.add_function(wrap_pyfunction!(driving::set_main, module)?)?;
     module.add_function(wrap_pyfunction!(driving::start_main, module)?)?;
     module.add_function(wrap_pyfunction!(thread::start_new_thread, module)?)?;
     module.add_function(wrap_pyfunction!(thread::start_thread, module)?)?;

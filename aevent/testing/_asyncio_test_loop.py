@@ -1,0 +1,56 @@
+"""asyncio's loop for tests: it can be run again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .. import _core
+from .._signals import wakeups
+from .._sync import Event
+from ._test_loops import HostTestLoop
+
+
+class AsyncioTestLoop(HostTestLoop):
+    """One of `asyncio.new_event_loop()`."""
+
+    def _run_until_ready(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._ready = self._loop.create_future()
+        with self._driving(None, attached=False):
+            self._main_task = self._loop.create_task(self._with_wakeups())
+            self._main_task.add_done_callback(lambda task: self._on_ready())
+            self._loop.run_until_complete(self._ready)
+
+    async def _with_wakeups(self) -> None:
+        with wakeups():
+            await self._main()
+
+    def _on_ready(self) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _run_until(self, done: Event, wake: Event, main: _core.Task | None) -> None:
+        with self._driving(main):
+            # Not before: it rings the host's bell.
+            wake.set()
+            self._loop.run_until_complete(done.async_wait())
+
+    def _run_until_over(self, wake: Event) -> None:
+        loop = self._loop
+        try:
+            with self._driving(None):
+                wake.set()
+                loop.run_until_complete(self._main_task)
+        finally:
+            # As `asyncio.run` ends.
+            loop.run_until_complete(_cancel_all(asyncio.all_tasks(loop)))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+
+async def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,59 @@
+"""trio's loop for tests, as a guest: that is how it can be left and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from .. import _core
+from .._monkey import originals
+from .._signals import wakeups
+from .._sync import Event
+from ._test_loops import HostTestLoop
+
+
+class TrioTestLoop(HostTestLoop):
+    """A guest run whose host is pytest: it calls what trio wants to be called."""
+
+    def _run_until_ready(self) -> None:
+        self._is_ready = False
+        self._outcome: Any = None
+        # A real one: trio's threads put into it.
+        self._calls = originals.saved["queue"]["SimpleQueue"]()
+        with self._driving(None, attached=False):
+            trio.lowlevel.start_guest_run(
+                self._with_wakeups,
+                run_sync_soon_threadsafe=self._calls.put,
+                done_callback=self._on_done,
+            )
+            self._run_while(lambda: not self._is_ready and self._outcome is None)
+        if self._outcome is not None:
+            self._outcome.unwrap()
+
+    async def _with_wakeups(self) -> None:
+        with wakeups():
+            await self._main()
+
+    def _on_ready(self) -> None:
+        self._is_ready = True
+
+    def _on_done(self, outcome: Any) -> None:
+        self._outcome = outcome
+
+    def _run_while(self, waits: Callable[[], bool]) -> None:
+        while waits():
+            self._calls.get()()
+
+    def _run_until(self, done: Event, wake: Event, main: _core.Task | None) -> None:
+        with self._driving(main):
+            # Not before: it rings the host's bell.
+            wake.set()
+            self._run_while(lambda: not done.is_set() and self._outcome is None)
+
+    def _run_until_over(self, wake: Event) -> None:
+        with self._driving(None):
+            wake.set()
+            self._run_while(lambda: self._outcome is None)
+        self._outcome.unwrap()
