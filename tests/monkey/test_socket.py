@@ -568,3 +568,30 @@ def test_a_deadline_ends_a_wait_and_leaves_the_socket_as_it_was() -> None:
             assert left.gettimeout() is None
             right.send(b"x")
             assert receive() == b"x"
+
+
+def test_a_server_takes_a_connection_before_the_next_client_makes_one() -> None:
+    # What does not fit into the backlog, the kernel tries again seconds later.
+    made = taken = most = 0
+    with socket.create_server(("127.0.0.1", 0), backlog=2) as server:
+        address = server.getsockname()
+
+        def serve() -> None:
+            nonlocal taken
+            for _ in range(100):
+                connection, _ = server.accept()
+                taken += 1
+                connection.close()
+
+        def connect() -> None:
+            nonlocal made, most
+            made += 1
+            most = max(most, made - taken)
+            with socket.create_connection(address) as client:
+                assert client.recv(1) == b""
+
+        threads = [started(serve)] + [started(connect) for _ in range(100)]
+        for thread in threads:
+            thread.join()
+    assert taken == 100
+    assert most <= 3

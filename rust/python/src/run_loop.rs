@@ -264,6 +264,13 @@ impl Loop {
         self.after_events(result);
     }
 
+    /// Whoever waits for what the running task has just done in the kernel runs next.
+    #[inline(never)]
+    pub fn look_ahead(&self) {
+        let result = self.scheduler.look_ahead();
+        self.after_events(result);
+    }
+
     /// The place where the native loop blocks, and releases the interpreter for it.
     #[inline(never)]
     fn wait_for_events(&self) {

@@ -1,7 +1,8 @@
 //! Who runs next.
 //!
 //! Three queues, each first in first out: `due` holds what a deadline has woken, `ready` what was woken
-//! otherwise or has yielded, `fresh` what never ran.
+//! otherwise or has yielded, `fresh` what never ran. A fourth, `first`, is nearly always empty: who
+//! waits for what the running task has just done, and must not come after all the others.
 //!
 //! `ready` and `fresh` take turns: a round of `ready` (what was in it when the round began), then as
 //! many fresh ones as fit into one time slice. So a burst of new threads that all compute does not
@@ -18,11 +19,16 @@ use crate::clock;
 
 /// The run queue of one scheduler. See the module's description for its order.
 pub struct RunQueue<T> {
+    first: VecDeque<T>,
+    /// How many of `first` have run since the others had a turn between two of them.
+    in_a_row: u32,
     due: VecDeque<T>,
     ready: VecDeque<T>,
     fresh: VecDeque<T>,
     /// How many of `ready` are still to run before `fresh` has its slice.
     round: usize,
+    /// A round begins with the next task, out of turn.
+    round_is_due: bool,
     /// The coarse time at which the present slice of `fresh` began.
     slice: u64,
     /// Whose slice it was when somebody was due last.
@@ -48,14 +54,22 @@ impl<T> RunQueue<T> {
     /// An empty queue.
     pub fn new() -> Self {
         Self {
+            first: VecDeque::new(),
+            in_a_row: 0,
             due: VecDeque::new(),
             ready: VecDeque::new(),
             fresh: VecDeque::new(),
             round: 0,
+            round_is_due: false,
             slice: 0,
             turn: Turn::Others(0),
             others_ran: true,
         }
+    }
+
+    /// Appends a task that comes before all the others; but now and then one of these comes between.
+    pub fn push_first(&mut self, task: T) {
+        self.first.push_back(task);
     }
 
     /// Appends a task whose deadline has come.
@@ -76,9 +90,35 @@ impl<T> RunQueue<T> {
         self.fresh.push_back(task);
     }
 
+    /// Those who are ready come before the next fresh one.
+    pub fn begin_round(&mut self) {
+        self.round_is_due = true;
+    }
+
     /// Takes the next task to run.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
+        if !self.first.is_empty() {
+            return self.pop_first();
+        }
+        self.pop_other()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pop_first(&mut self) -> Option<T> {
+        /// So that two who wake each other this way do not keep everybody else waiting.
+        const IN_A_ROW: u32 = 64;
+        if self.in_a_row < IN_A_ROW {
+            self.in_a_row += 1;
+            return self.first.pop_front();
+        }
+        self.in_a_row = 0;
+        self.pop_other().or_else(|| self.first.pop_front())
+    }
+
+    #[inline(always)]
+    fn pop_other(&mut self) -> Option<T> {
         if !self.due.is_empty() && self.is_turn_of_due() {
             self.others_ran = false;
             return self.due.pop_front();
@@ -112,6 +152,9 @@ impl<T> RunQueue<T> {
     }
 
     fn pop_contested(&mut self) -> Option<T> {
+        if std::mem::take(&mut self.round_is_due) {
+            self.round = self.ready.len();
+        }
         if self.round > 0 {
             if let Some(task) = self.ready.pop_front() {
                 self.round -= 1;
@@ -139,12 +182,15 @@ impl<T> RunQueue<T> {
 
     /// How many tasks wait for their turn.
     pub fn len(&self) -> usize {
-        self.due.len() + self.ready.len() + self.fresh.len()
+        self.first.len() + self.due.len() + self.ready.len() + self.fresh.len()
     }
 
     /// Whether nobody waits for a turn.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.fresh.is_empty() && self.due.is_empty()
+        self.ready.is_empty()
+            && self.fresh.is_empty()
+            && self.due.is_empty()
+            && self.first.is_empty()
     }
 }

@@ -199,6 +199,12 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         }
     }
 
+    /// Puts a task into the run queue that runs before the others. As above; its own waiters only.
+    pub(crate) fn enqueue_first(&self, task: Arc<Task<X>>) {
+        self.queue().push_first(task);
+        self.tell_host();
+    }
+
     /// The running task goes to the end of the run queue. Owner only.
     #[inline]
     pub fn requeue(&self, task: Arc<Task<X>>) {
@@ -291,6 +297,18 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         let fd = self.reactor().fd();
         let result = reactor::wait(fd, &mut batch, Some(0));
         self.take_in(batch, result)
+    }
+
+    /// Looks at the kernel for whoever is waiting already for what the running task has just done: they
+    /// run before the others. If they are ready already they still run before those that have not
+    /// begun. The time slice goes on; timers and the inbox wait for the next look.
+    pub fn look_ahead(&self) -> io::Result<()> {
+        let (fd, mut batch) = self.begin_wait();
+        let result = reactor::wait(fd, &mut batch, Some(0));
+        let count = *result.as_ref().unwrap_or(&0);
+        self.reactor().dispatch(batch, count, Task::unpark_first);
+        self.queue().begin_round();
+        result.map(|_| ())
     }
 
     /// How long a wait may be: real nanoseconds until the next deadline, `None` without one, zero when

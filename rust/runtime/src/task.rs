@@ -104,6 +104,15 @@ impl<X: Send + Sync + 'static> Task<X> {
         }
     }
 
+    /// Like [`Task::unpark_owned`], for one who is to run before the others. Only for the scheduler.
+    pub(crate) fn unpark_first(self: Arc<Self>) {
+        if self.claim() {
+            let scheduler: *const Scheduler<X> = Arc::as_ptr(&self.scheduler);
+            // SAFETY: as in `unpark_owned`.
+            unsafe { &*scheduler }.enqueue_first(self);
+        }
+    }
+
     /// Whether the caller has to queue the task.
     #[inline]
     fn claim(&self) -> bool {

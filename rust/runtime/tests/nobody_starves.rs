@@ -164,3 +164,36 @@ fn without_woken_ones_the_new_ones_run_beyond_their_slice() {
     }
     assert_eq!(queue.pop(), None);
 }
+
+#[test]
+fn who_is_put_first_comes_before_the_others_but_not_for_ever() {
+    let mut queue = RunQueue::new();
+    queue.push_fresh("fresh");
+    queue.push_ready("ready");
+    queue.push_due("due");
+    queue.push_first("first");
+    assert_eq!(queue.len(), 4);
+    assert_eq!(queue.pop(), Some("first"));
+    for _ in 1..64 {
+        queue.push_first("again");
+        assert_eq!(queue.pop(), Some("again"));
+    }
+    queue.push_first("again");
+    assert_eq!(queue.pop(), Some("due"));
+    assert_eq!(queue.pop(), Some("again"));
+}
+
+#[test]
+fn a_round_of_woken_ones_may_begin_out_of_turn() {
+    let _watchdog = Watchdog::start();
+    wait_for_the_coarse_clock();
+    let mut queue = RunQueue::new();
+    queue.push_fresh("new 1");
+    queue.push_fresh("new 2");
+    queue.push_ready("a");
+    assert_eq!(queue.pop(), Some("new 1"));
+    queue.begin_round();
+    assert_eq!(queue.pop(), Some("a"));
+    assert_eq!(queue.pop(), Some("new 2"));
+    assert!(queue.is_empty());
+}

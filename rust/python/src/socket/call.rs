@@ -88,7 +88,14 @@ pub fn socket_connect<'py>(
     let socket = Socket::of(sock)?;
     let args = PyTuple::new(py, [address])?;
     let result = call_without_blocking(socket, sock, method, &args, None);
-    let Err(error) = result else { return Ok(0) };
+    let Err(error) = result else {
+        if !no_wait(socket, 0) {
+            let event_loop = here()?;
+            event_loop.look_ahead();
+            event_loop.yield_now(py)?;
+        }
+        return Ok(0);
+    };
     if !error.is_instance_of::<PyOSError>(py) {
         return Err(error);
     }
@@ -110,6 +117,10 @@ pub fn socket_connect<'py>(
         .scheduler
         .exhausted(socket.fd(), Direction::Write);
     let deadline = socket.deadline();
+    // If the server is on this machine the connection is in its backlog by now. That may be short, and
+    // what does not fit the kernel tries again seconds later, all at once and again in vain. So if the
+    // server is ours it takes this connection before the next client makes one.
+    event_loop.look_ahead();
     loop {
         wait_ready(py, event_loop, socket, Direction::Write, deadline)?;
         let mut error: libc::c_int = 0;
