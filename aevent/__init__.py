@@ -17,7 +17,6 @@ from . import to_thread as to_thread
 from ._bridge import await_ as await_
 from ._bridge import native as native
 from ._bridge import patched as patched
-from ._bridge import per_task as per_task
 from ._channels import MemoryChannelStatistics as MemoryChannelStatistics
 from ._channels import MemoryReceiveChannel as MemoryReceiveChannel
 from ._channels import MemorySendChannel as MemorySendChannel
@@ -40,6 +39,12 @@ from ._limiter import CapacityLimiter as CapacityLimiter
 from ._limiter import CapacityLimiterStatistics as CapacityLimiterStatistics
 from ._offload import offload as offload
 from ._offload import offloaded as offloaded
+from ._portals import bestow_portal as bestow_portal
+from ._portals import ensure_portal as ensure_portal
+from ._portals import has_portal as has_portal
+from ._portals import per_task as per_task
+from ._portals import with_portal_run as with_portal_run
+from ._portals import with_portal_run_sync as with_portal_run_sync
 from ._run import run as run
 from ._run import runner as runner
 from ._scopes import CancelScope as CancelScope
@@ -57,6 +62,10 @@ from ._sync import Lock as Lock
 from ._sync import RLock as RLock
 from ._sync import Semaphore as Semaphore
 from ._sync import SimpleQueue as SimpleQueue
+from ._sync_views import async_context as async_context
+from ._sync_views import async_iter as async_iter
+from ._sync_views import autoawait as autoawait
+from ._sync_views import decorate_as_sync as decorate_as_sync
 from ._task_groups import TaskGroup as TaskGroup
 from ._task_status import TASK_STATUS_IGNORED as TASK_STATUS_IGNORED
 from ._task_status import TaskStatus as TaskStatus

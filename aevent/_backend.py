@@ -161,8 +161,12 @@ class HostBackend(Backend):
     # --- the host's tasks ---
 
     @abstractmethod
-    def install_portal(self) -> None:
-        """Puts a portal around the host's running task; it counts from the next step on."""
+    def install_portal(self, task: Any = None) -> None:
+        """Puts a portal around `task`, or else the running one; it counts from the next step on."""
+
+    @abstractmethod
+    def has_portal(self, task: Any) -> bool:
+        """Whether there is a portal around the host's `task`."""
 
     def portal(self, coroutine: Coroutine[Any, Any, T]) -> _core.Portal[T]:
         """A portal around a coroutine that the host has not started."""
@@ -191,8 +195,13 @@ class HostBackend(Backend):
         """
 
     @abstractmethod
-    def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Starts a task that belongs to nobody, and whose exceptions are provided for."""
+    def spawn_detached(
+        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object]
+    ) -> None:
+        """Starts a task that belongs to nobody, and whose exceptions are provided for.
+
+        `ended()` is called when it is over, also if it was cancelled before it began.
+        """
 
     @abstractmethod
     def open_tasks(self) -> AbstractAsyncContextManager[HostTasks]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import inspect
 from collections.abc import Awaitable, Coroutine, Iterator
@@ -10,29 +9,23 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from . import _core
-from ._backend import HostBackend, checkpoint, current_host
+from ._backend import HostBackend
+from ._companion import companion_of_thread
 from ._exceptions import AeventError
 
 T = TypeVar("T")
-
-
-async def per_task() -> None:
-    """Lets the running task call synchronous code that parks. A checkpoint.
-
-    On the native backend every task can, and in tasks that `aevent.run` or `TaskGroup.spawn`
-    started there is a portal already; there this only is a checkpoint.
-    """
-    if _core.current_task() is None:
-        current_host().install_portal()
-    await checkpoint()
 
 
 def await_(awaitable: Awaitable[T]) -> T:
     """Runs `awaitable` from synchronous code, parking the calling task until it is done.
 
     In an async task it runs as part of that task. In a green thread of a program that trio or
-    asyncio drives, a host task is made for it; cancelling the thread cancels that task, and waits
-    for it to end. Raises `RuntimeError` outside a task.
+    asyncio drives it runs in a host task, the same for every `await_()` of that thread; cancelling
+    the thread cancels what it awaits, and waits for that to end. A result that is there
+    nevertheless is returned. The context object is the caller's own on both sides.
+
+    Raises what the awaitable raises, `RuntimeError` outside a task, and `TypeError` for what cannot
+    be awaited. A coroutine that could not be begun is closed.
     """
     if not hasattr(awaitable, "__await__"):
         raise TypeError(f"await_() expects an awaitable, not {awaitable!r}")
@@ -47,7 +40,7 @@ def await_(awaitable: Awaitable[T]) -> T:
     if _core.task_kind() == "green" and host is not None:
         assert isinstance(host, HostBackend)
         try:
-            return _await_in_host_task(host, awaitable)
+            return companion_of_thread(host).await_(awaitable)
         except BaseException:
             if isinstance(awaitable, Coroutine):
                 # It may not have begun: a signal handler has raised, or its task was cancelled.
@@ -57,46 +50,6 @@ def await_(awaitable: Awaitable[T]) -> T:
     iterator = awaitable if isinstance(awaitable, Coroutine) else awaitable.__await__()
     result: T = _core.await_here(iterator)
     return result
-
-
-def _await_in_host_task(host: HostBackend, awaitable: Awaitable[T]) -> T:
-    done = _core.Event()
-    scope = _core.CancelScope()
-    outcome: list[T] = []
-    errors: list[BaseException] = []
-
-    async def main() -> None:
-        try:
-            with scope:
-                outcome.append(await awaitable)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
-
-    portal = host.portal(main())
-    # The host's task sees the thread's context variables, as it would if it had been awaited there.
-    context = contextvars.copy_context()
-    host.call_in_host(functools.partial(context.run, host.spawn_detached, portal))
-    try:
-        done.wait()
-    except BaseException:
-        scope.cancel()
-        with _core.CancelScope(shield=True):
-            done.wait()
-        if outcome:
-            # It was done before the cancellation reached it: the result must not be lost, and the
-            # cancellation is found again at the next blocking call.
-            return outcome[0]
-        raise
-    if errors:
-        try:
-            raise errors[0]
-        finally:
-            del errors
-    if not outcome:
-        raise AeventError("the awaited task was cancelled by its host")
-    return outcome[0]
 
 
 @contextmanager

@@ -80,6 +80,7 @@ __all__ = [
     "is_fifo",
     "jump_clock",
     "keep_running_loops",
+    "lend_context",
     "local",
     "loop_fd",
     "main_task",
@@ -142,6 +143,7 @@ __all__ = [
     "start_thread",
     "start_worker",
     "statistics",
+    "take_context_back",
     "task_kind",
     "thread_count",
     "thread_ident",
@@ -1344,6 +1346,15 @@ class Portal(Coroutine[Any, Any, _T_co]):
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
     def __getattribute__(self, name: str, /) -> Any: ...
+
+def lend_context() -> contextvars.Context:
+    """The context object itself that the caller runs in, which it leaves for a copy.
+
+    So somebody else can enter it, until `take_context_back`.
+    """
+
+def take_context_back(context: contextvars.Context) -> None:
+    """The caller runs in what it has lent again."""
 
 def await_here(iterator: Any) -> Any:
     """Drives a coroutine, or an `__await__()` iterator, from synchronous code in the running task.

@@ -180,17 +180,25 @@ class AsyncioBackend(HostBackend):
     def show(self) -> None:
         events._set_running_loop(self._loop)
 
-    def install_portal(self) -> None:
-        task = asyncio.current_task()
+    def has_portal(self, task: Any) -> bool:
+        return isinstance(task, asyncio.Future) and isinstance(
+            getattr(task, "get_coro", lambda: None)(), _core.Portal
+        )
+
+    def install_portal(self, task: Any = None) -> None:
+        if task is None:
+            task = asyncio.current_task()
         if task is None:
             raise AeventError("aevent.per_task() was called outside an asyncio task")
-        coroutine = task.get_coro()
-        portal = self.portal(coroutine)  # type: ignore[arg-type]
-        if isinstance(getattr(task, "_coro", None), _core.Portal):
+        if not hasattr(task, "get_coro"):
+            raise AeventError(f"{task!r} is no task of asyncio, which drives this thread's loop")
+        if self.has_portal(task) or task.done():
             return
+        coroutine = task.get_coro()
+        portal = self.portal(coroutine)
         try:
             # asyncio's task in Python. The one in C shows its coroutine read-only.
-            task._coro = portal  # type: ignore[attr-defined]
+            task._coro = portal
         except AttributeError:
             _core.replace_coroutine(task, coroutine, portal)
         if task.get_coro() is not portal:
@@ -213,10 +221,13 @@ class AsyncioBackend(HostBackend):
         finally:
             waker.disarm()
 
-    def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn_detached(
+        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object]
+    ) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         _detached.add(task)
         task.add_done_callback(_detached.discard)
+        task.add_done_callback(lambda _: ended())
 
     @asynccontextmanager
     async def open_tasks(self) -> AsyncIterator[HostTasks]:

@@ -15,7 +15,7 @@ import trio
 
 from aevent import _core
 from aevent._backend import HostBackend, HostScope, HostTask, HostTasks
-from aevent._exceptions import RunFinishedError
+from aevent._exceptions import AeventError, RunFinishedError
 
 T = TypeVar("T")
 
@@ -122,9 +122,15 @@ class TrioBackend(HostBackend):
                 else:
                     await trio.lowlevel.wait_readable(descriptor)
 
-    def install_portal(self) -> None:
-        task = trio.lowlevel.current_task()
-        if not isinstance(task.coro, _core.Portal):
+    def has_portal(self, task: Any) -> bool:
+        return isinstance(getattr(task, "coro", None), _core.Portal)
+
+    def install_portal(self, task: Any = None) -> None:
+        if task is None:
+            task = trio.lowlevel.current_task()
+        if not isinstance(task, trio.lowlevel.Task):
+            raise AeventError(f"{task!r} is no task of trio, which drives this thread's loop")
+        if not self.has_portal(task):
             task.coro = self.portal(task.coro)  # type: ignore[assignment]
 
     async def park(self, waker: _core.HostWaker) -> None:
@@ -138,8 +144,16 @@ class TrioBackend(HostBackend):
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def spawn_detached(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        trio.lowlevel.spawn_system_task(lambda: coroutine, context=contextvars.copy_context())
+    def spawn_detached(
+        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object]
+    ) -> None:
+        async def run() -> None:
+            try:
+                await coroutine
+            finally:
+                ended()
+
+        trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
 
     @asynccontextmanager
     async def open_tasks(self) -> AsyncIterator[HostTasks]:

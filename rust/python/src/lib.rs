@@ -206,6 +206,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(driving::print_exception, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(portal::await_here, module)?)?;
+    module.add_function(wrap_pyfunction!(portal::lend_context, module)?)?;
+    module.add_function(wrap_pyfunction!(portal::take_context_back, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::breathe, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::checkpoint_if_cancelled, module)?)?;

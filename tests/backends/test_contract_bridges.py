@@ -1,0 +1,646 @@
+"""Asynchronous contexts, iterators and functions in synchronous code; portals."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+import aevent
+from tests.backends.test_contract_await import in_each_kind_of_task
+
+Run = Callable[..., Any]
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+class Boom(Exception):
+    pass
+
+
+# --- contexts ---
+
+
+def test_what_awaited_code_sets_is_seen_by_who_awaits_and_the_other_way_round(run: Run) -> None:
+    async def awaited() -> str:
+        await aevent.sleep(0)
+        seen = variable.get()
+        variable.set("by awaited code")
+        await aevent.sleep(0)
+        return seen
+
+    def check() -> None:
+        variable.set("by sync code")
+        assert aevent.await_(awaited()) == "by sync code"
+        assert variable.get() == "by awaited code"
+
+    in_each_kind_of_task(run, check)
+
+
+def test_a_token_is_good_on_the_other_side_of_await(run: Run) -> None:
+    """That takes the very same context object."""
+
+    async def set_it() -> contextvars.Token[str]:
+        await aevent.checkpoint()
+        return variable.set("x")
+
+    async def reset(token: contextvars.Token[str]) -> None:
+        await aevent.checkpoint()
+        variable.reset(token)
+
+    def check() -> None:
+        variable.reset(aevent.await_(set_it()))
+        aevent.await_(reset(variable.set("y")))
+        assert variable.get() == "unset"
+
+    in_each_kind_of_task(run, check)
+
+
+def test_the_context_is_the_one_of_a_call_by_context_run(run: Run) -> None:
+    async def set_it() -> None:
+        await aevent.checkpoint()
+        assert variable.get() == "inside"
+        variable.set("awaited")
+
+    def inside() -> None:
+        variable.set("inside")
+        aevent.await_(set_it())
+
+    def check() -> None:
+        context = contextvars.copy_context()
+        context.run(inside)
+        assert context[variable] == "awaited"
+        assert variable.get() == "unset"
+
+    in_each_kind_of_task(run, check)
+
+
+def test_sync_code_in_awaited_code_has_the_same_context(run: Run) -> None:
+    async def inner() -> None:
+        variable.set("innermost")
+        await aevent.checkpoint()
+
+    async def outer() -> None:
+        await aevent.checkpoint()
+        sync()
+
+    def sync() -> None:
+        time.sleep(0)
+        aevent.await_(inner())
+
+    def check() -> None:
+        variable.set("before")
+        aevent.await_(outer())
+        assert variable.get() == "innermost"
+
+    in_each_kind_of_task(run, check)
+
+
+def test_a_context_is_the_callers_again_when_awaited_code_fails_or_is_cancelled(run: Run) -> None:
+    async def fail() -> None:
+        variable.set("failed")
+        await aevent.checkpoint()
+        raise Boom
+
+    async def wait() -> None:
+        variable.set("waits")
+        await aevent.sleep_forever()
+
+    def check() -> None:
+        with pytest.raises(Boom):
+            aevent.await_(fail())
+        assert variable.get() == "failed"
+        with aevent.CancelScope() as scope:
+            scope.cancel()
+            aevent.await_(wait())
+        assert variable.get() == "waits"
+        token = variable.set("again")
+        variable.reset(token)
+
+    in_each_kind_of_task(run, check)
+
+
+# --- which task awaits ---
+
+
+def test_everything_that_a_thread_awaits_runs_in_one_host_task(run: Run, backend: str) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+
+    async def task() -> int:
+        await anyio.lowlevel.checkpoint()
+        return anyio.get_current_task().id
+
+    def main() -> None:
+        mine = {aevent.await_(task()) for _ in range(3)}
+        others: set[int] = set()
+        thread = threading.Thread(target=lambda: others.add(aevent.await_(task())))
+        thread.start()
+        thread.join()
+        mine.add(aevent.await_(task()))
+        assert len(mine) == 1 and len(others) == 1
+        assert mine != others
+
+    run(main)
+
+
+def test_the_task_that_awaits_for_a_thread_ends_with_it(run: Run, backend: str) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+
+    def host_tasks() -> int:
+        if backend == "trio":
+            import trio
+
+            return trio.lowlevel.current_statistics().tasks_living
+        import asyncio
+
+        return len(asyncio.all_tasks())
+
+    async def main() -> None:
+        before = host_tasks()
+        async with aevent.TaskGroup() as group:
+            for _ in range(5):
+                group.spawn(aevent.await_, aevent.sleep(0))
+        for _ in range(3):
+            await aevent.sleep(0.001)
+        assert host_tasks() == before
+
+    run(main)
+
+
+def test_a_thread_that_awaits_in_a_handler_while_it_awaits(run: Run) -> None:
+    import signal
+
+    seen: list[str] = []
+
+    async def note() -> None:
+        await aevent.checkpoint()
+        seen.append("handled")
+
+    def handler(number: int, frame: Any) -> None:
+        aevent.await_(note())
+
+    async def wait() -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        await aevent.sleep(0.005)
+        return "done"
+
+    def main() -> None:
+        former = signal.signal(signal.SIGUSR1, handler)
+        try:
+            assert aevent.await_(wait()) == "done"
+        finally:
+            signal.signal(signal.SIGUSR1, former)
+        assert seen == ["handled"]
+
+    run(main)
+
+
+# --- async_context ---
+
+
+@asynccontextmanager
+async def made_by(make: Callable[..., Any], *args: Any) -> AsyncIterator[Any]:
+    """For what has to be made where the host's loop runs."""
+    async with make(*args) as value:
+        yield value
+
+
+async def call(fn: Callable[..., Any], *args: Any) -> Any:
+    """For what has to be called where the host's loop runs."""
+    return fn(*args)
+
+
+class Manager:
+    def __init__(self, suppress: bool = False) -> None:
+        self.suppress = suppress
+        self.log: list[Any] = []
+
+    async def __aenter__(self) -> str:
+        await aevent.checkpoint()
+        self.log.append("entered")
+        return "value"
+
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> bool:
+        await aevent.checkpoint()
+        self.log.append(kind)
+        return self.suppress
+
+
+def test_a_body_of_async_context(run: Run) -> None:
+    def check() -> None:
+        manager = Manager()
+        with aevent.async_context(manager) as value:
+            assert value == "value"
+            assert manager.log == ["entered"]
+            time.sleep(0)
+        assert manager.log == ["entered", None]
+
+    in_each_kind_of_task(run, check)
+
+
+def test_an_exception_in_a_body_of_async_context(run: Run) -> None:
+    def check() -> None:
+        manager = Manager()
+        error = Boom()
+        with pytest.raises(Boom) as caught:
+            with aevent.async_context(manager):
+                raise error
+        assert caught.value is error
+        assert manager.log == ["entered", Boom]
+        with aevent.async_context(Manager(suppress=True)):
+            raise Boom
+
+    in_each_kind_of_task(run, check)
+
+
+def test_an_async_generators_context(run: Run) -> None:
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def manager() -> AsyncIterator[int]:
+        await aevent.checkpoint()
+        try:
+            yield 5
+        except Boom:
+            log.append("caught")
+        finally:
+            await aevent.checkpoint()
+            log.append("finally")
+
+    def check() -> None:
+        with aevent.async_context(manager()) as value:
+            assert value == 5
+            raise Boom
+
+    in_each_kind_of_task(run, check)
+    assert log == ["caught", "finally"] * 4
+
+
+def test_a_cancelled_body_of_async_context_leaves_it(run: Run) -> None:
+    def check() -> None:
+        manager = Manager()
+        with aevent.CancelScope() as scope:
+            with aevent.async_context(manager):
+                scope.cancel()
+                time.sleep(10)
+        assert scope.cancelled_caught
+        # `__aexit__` itself was cancelled at its checkpoint.
+        assert manager.log == ["entered"]
+
+    in_each_kind_of_task(run, check)
+
+
+def test_async_context_sees_the_hosts_cancellation(run: Run, backend: str) -> None:
+    seen: list[Any] = []
+
+    class Asks:
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+            expected = aevent.Cancelled
+            if aevent._core.get_host() is not None:  # type: ignore[attr-defined]
+                expected = anyio.get_cancelled_exc_class()
+            seen.append(issubclass(kind, expected))
+
+    def check() -> None:
+        with aevent.move_on_after(0.001):
+            with aevent.async_context(Asks()):  # type: ignore[arg-type]
+                time.sleep(10)
+
+    in_each_kind_of_task(run, check)
+    assert seen == [True] * 4
+
+
+def test_a_task_group_by_async_context(run: Run) -> None:
+    def check() -> None:
+        log: list[int] = []
+        with aevent.async_context(aevent.TaskGroup()) as group:
+            group.spawn(log.append, 1)
+            time.sleep(0.001)
+            group.spawn(log.append, 2)
+        assert sorted(log) == [1, 2]
+
+    in_each_kind_of_task(run, check)
+
+
+def test_a_failing_task_of_a_hosts_group_cancels_the_body(run: Run, backend: str) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+
+    async def fail() -> None:
+        await anyio.sleep(0.001)
+        raise Boom
+
+    def check() -> None:
+        with pytest.raises(BaseException) as caught:
+            with aevent.async_context(made_by(anyio.create_task_group)) as group:
+                aevent.await_(call(group.start_soon, fail))
+                time.sleep(10)
+        assert getattr(caught.value, "exceptions", ())[0].__class__ is Boom
+        time.sleep(0)
+
+    in_each_kind_of_task(run, check)
+
+
+def test_contexts_of_a_host_within_each_other(run: Run, backend: str) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+
+    def check() -> None:
+        with pytest.raises(BaseException) as caught:
+            with aevent.async_context(made_by(anyio.create_task_group)) as outer:
+                with aevent.async_context(made_by(anyio.create_task_group)):
+                    aevent.await_(call(outer.cancel_scope.cancel))
+                    with pytest.raises(BaseException) as body:
+                        time.sleep(10)
+                    # And again: a cancellation lasts until its scope is left.
+                    time.sleep(10)
+                raise AssertionError("the outer scope has cancelled this, too")
+            assert outer.cancel_scope.cancel_called
+            assert body.type.__name__.startswith("Cancelled")
+            raise Boom
+        assert caught.type is Boom
+        time.sleep(0)
+
+    in_each_kind_of_task(run, check)
+
+
+def test_asyncios_timeout_by_async_context() -> None:
+    asyncio = pytest.importorskip("asyncio")
+    if not hasattr(asyncio, "timeout"):
+        pytest.skip("Python 3.11 has the first")
+
+    def check() -> None:
+        for body in (
+            lambda: time.sleep(10),
+            lambda: aevent.await_(aevent.sleep_forever()),
+            lambda: aevent.await_(asyncio.sleep(10)),
+        ):
+            with pytest.raises(TimeoutError):
+                with aevent.async_context(made_by(asyncio.timeout, 0.002)):
+                    body()
+            time.sleep(0)
+        with aevent.async_context(made_by(asyncio.timeout, 10)):
+            time.sleep(0)
+        aevent.await_(asyncio.sleep(0))
+
+    def run(fn: Any) -> None:
+        aevent.run(fn, backend="asyncio")
+
+    in_each_kind_of_task(run, check)
+
+
+def test_async_context_of_something_else_is_a_type_error(run: Run) -> None:
+    with pytest.raises(TypeError, match=r"async_context\(\) expects an asynchronous context"):
+        aevent.async_context(object())  # type: ignore[arg-type]
+
+
+# --- async_iter ---
+
+
+async def count(to: int) -> AsyncIterator[int]:
+    for number in range(to):
+        await aevent.sleep(0)
+        yield number
+
+
+def test_a_loop_over_async_iter(run: Run) -> None:
+    class Plain:
+        def __init__(self) -> None:
+            self.left = 3
+
+        def __aiter__(self) -> Plain:
+            return self
+
+        async def __anext__(self) -> int:
+            await aevent.checkpoint()
+            if not self.left:
+                raise StopAsyncIteration
+            self.left -= 1
+            return self.left
+
+    def check() -> None:
+        assert list(aevent.async_iter(count(4))) == [0, 1, 2, 3]
+        assert list(aevent.async_iter(Plain())) == [2, 1, 0]
+
+    in_each_kind_of_task(run, check)
+
+
+def test_async_iter_of_a_generator_is_a_generator(run: Run) -> None:
+    log: list[Any] = []
+
+    async def echo() -> Any:
+        value = None
+        try:
+            while True:
+                await aevent.checkpoint()
+                try:
+                    value = yield value
+                except Boom:
+                    value = "caught"
+        finally:
+            await aevent.checkpoint()
+            log.append("closed")
+
+    def delegate(inner: Any) -> Any:
+        yield from inner
+
+    def check() -> None:
+        generator = delegate(aevent.async_iter(echo()))
+        assert next(generator) is None
+        assert generator.send(5) == 5
+        assert generator.throw(Boom()) == "caught"
+        generator.close()
+        assert list(generator) == []
+
+    in_each_kind_of_task(run, check)
+    assert log == ["closed"] * 4
+
+
+def test_an_async_iterators_cancellation_reaches_its_loop(run: Run) -> None:
+    log: list[str] = []
+
+    async def stuck() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await aevent.sleep_forever()
+        finally:
+            log.append("finally")
+
+    def check() -> None:
+        with aevent.move_on_after(0.001) as scope:
+            assert [1 for _ in aevent.async_iter(stuck())] == []
+        assert scope.cancelled_caught
+
+    in_each_kind_of_task(run, check)
+    assert log == ["finally"] * 4
+
+
+def test_async_iter_of_something_else_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match=r"async_iter\(\) expects an asynchronous iterable"):
+        aevent.async_iter([1])  # type: ignore[arg-type]
+
+
+# --- functions ---
+
+
+def test_autoawait(run: Run) -> None:
+    @aevent.autoawait
+    async def add(one: int, *, two: int) -> int:
+        "Adds."
+        await aevent.checkpoint()
+        return one + two
+
+    def check() -> None:
+        assert add(1, two=2) == 3
+
+    in_each_kind_of_task(run, check)
+    assert add.__doc__ == "Adds."
+
+
+def twice(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def decorated(*args: Any) -> list[Any]:
+        time.sleep(0)
+        return [fn(*args), fn(*args)]
+
+    return decorated
+
+
+def test_a_synchronous_decorator_of_an_asynchronous_function(run: Run) -> None:
+    @aevent.decorate_as_sync(twice)
+    async def double(number: int) -> Any:
+        await aevent.checkpoint()
+        return 2 * number
+
+    async def main() -> None:
+        assert await double(4) == [8, 8]
+
+    run(main)
+    assert double.__name__ == "double"
+
+
+# --- portals ---
+
+
+def test_with_portal_run_in_a_hosts_own_task(run_host: Run) -> None:
+    def sync(number: int) -> int:
+        time.sleep(0.001)
+        aevent.await_(anyio.sleep(0))
+        return number
+
+    async def with_it(number: int, *, more: int) -> int:
+        assert aevent.has_portal()
+        return sync(number) + more
+
+    async def main() -> None:
+        async with aevent.runner():
+            assert not aevent.has_portal()
+            assert await aevent.with_portal_run(with_it, 1, more=2) == 3
+            assert not aevent.has_portal()
+            assert await aevent.with_portal_run_sync(sync, 5) == 5
+            with pytest.raises(Boom):
+                await aevent.with_portal_run(fails)
+            with anyio.move_on_after(0.002) as scope:
+                await aevent.with_portal_run_sync(time.sleep, 10)
+            assert scope.cancelled_caught
+            assert not aevent.has_portal()
+
+    async def fails() -> None:
+        time.sleep(0)
+        raise Boom
+
+    run_host(main)
+
+
+def test_a_decorator_works_in_a_task_without_a_portal(run_host: Run) -> None:
+    @aevent.decorate_as_sync(twice)
+    async def double(number: int) -> Any:
+        await anyio.sleep(0.0005)
+        return 2 * number
+
+    async def main() -> None:
+        async with aevent.runner():
+            assert await double(4) == [8, 8]
+
+    run_host(main)
+
+
+def test_with_portal_run_in_a_task_that_has_one(run: Run) -> None:
+    async def main() -> None:
+        assert aevent.has_portal()
+        await aevent.ensure_portal()
+        assert await aevent.with_portal_run_sync(lambda: (time.sleep(0), 5)[1]) == 5
+        assert aevent.has_portal()
+
+    run(main)
+    assert not aevent.has_portal()
+
+
+def test_a_portal_bestowed_on_a_task_that_waits(run_host: Run, host: str) -> None:
+    started: list[Any] = []
+    done: list[bool] = []
+
+    async def other() -> None:
+        import sniffio
+
+        if sniffio.current_async_library() == "trio":
+            import trio
+
+            started.append(trio.lowlevel.current_task())
+        else:
+            import asyncio
+
+            started.append(asyncio.current_task())
+        assert not aevent.has_portal()
+        await anyio.sleep(0.005)
+        assert aevent.has_portal()
+        time.sleep(0.001)
+        done.append(True)
+
+    async def main() -> None:
+        async with aevent.runner():
+            async with anyio.create_task_group() as group:
+                group.start_soon(other)
+                while not started:
+                    await anyio.sleep(0)
+                assert not aevent.has_portal(started[0])
+                aevent.bestow_portal(started[0])
+                aevent.bestow_portal(started[0])
+                assert aevent.has_portal(started[0])
+            with pytest.raises(RuntimeError, match="is no task of"):
+                aevent.bestow_portal(5)
+        assert done == [True]
+
+    run_host(main)
+
+
+def test_bestow_portal_outside_a_runner_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="needs a runner on asyncio or trio"):
+        aevent.bestow_portal(object())
+
+
+def test_a_coroutine_that_is_never_begun_leaves_no_warning(run: Run) -> None:
+    async def never() -> None:
+        raise AssertionError("it was begun")
+
+    def check() -> None:
+        with aevent.native():
+            with pytest.raises(RuntimeError):
+                aevent.await_(never())
+        with pytest.raises(RuntimeError):
+            coroutine = never()
+            coroutine.close()
+            aevent.await_(coroutine)
+
+    in_each_kind_of_task(run, check)
+    gc.collect()
