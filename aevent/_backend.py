@@ -28,6 +28,10 @@ T = TypeVar("T")
 BACKENDS = ("native", "asyncio", "trio")
 
 
+def no_one() -> None:
+    """Is called where nobody asked to be told."""
+
+
 class HostScope(Protocol):
     """A host's cancel scope. A host's task enters and leaves it; green threads may change it."""
 
@@ -196,7 +200,7 @@ class HostBackend(Backend):
 
     @abstractmethod
     def spawn_detached(
-        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object]
+        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object] = no_one
     ) -> None:
         """Starts a task that belongs to nobody, and whose exceptions are provided for.
 

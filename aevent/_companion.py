@@ -22,6 +22,7 @@ from ._exceptions import AeventError
 
 T = TypeVar("T")
 _Asked = TypeVar("_Asked", bound="_Request")
+Enter = Callable[[], Awaitable[Any]]
 Leave = Callable[[type[BaseException] | None, BaseException | None, Any], Awaitable[bool | None]]
 
 
@@ -60,7 +61,7 @@ class Body(_Request):
     they were entered.
     """
 
-    def __init__(self, context: Context, enter: Awaitable[Any], leave: Leave) -> None:
+    def __init__(self, context: Context, enter: Enter, leave: Leave) -> None:
         super().__init__(context)
         self._enter = enter
         self._leave = leave
@@ -73,7 +74,7 @@ class Body(_Request):
     async def fulfil(self, server: _Server) -> None:
         try:
             with self.scope:
-                self.results.append(await _in_context(self.context, self._enter))
+                self.results.append(await _in_context(self.context, _awaited(self._enter)))
                 server.bodies.append(self)
                 server.request = None
                 self.done.set()
@@ -99,7 +100,7 @@ class Body(_Request):
                 error = found
         kind = None if error is None else type(error)
         traceback = None if error is None else error.__traceback__
-        suppressed = await _in_context(end.context, self._leave(kind, error, traceback))
+        suppressed = await _in_context(end.context, _awaited(self._leave, kind, error, traceback))
         end.results.append(suppressed)
         if isinstance(error, server.host.cancelled) and not suppressed:
             raise error
@@ -247,7 +248,7 @@ class Companion:
         result: T = self._ask(lambda context: _Await(context, awaitable))[1]
         return result
 
-    def enter(self, enter: Awaitable[T], leave: Leave) -> tuple[Body, T]:
+    def enter(self, enter: Enter, leave: Leave) -> tuple[Body, Any]:
         """Enters a context, in whose body the thread is from now on."""
         body, value = self._ask(lambda context: Body(context, enter, leave))
         return body, value
@@ -328,6 +329,11 @@ def _in_context(context: Context, awaitable: Awaitable[T]) -> Generator[Any, Any
     finally:
         # An exception that is thrown in would be part of a cycle.
         del value, step
+
+
+async def _awaited(fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Calls `fn` in the host's task: what it returns may depend on that."""
+    return await fn(*args)
 
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:

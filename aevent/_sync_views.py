@@ -55,11 +55,12 @@ class _SyncContext(AbstractContextManager[T]):
             return await_(self._enter(self._manager))
         assert isinstance(host, HostBackend)
         companion = companion_of_thread(host)
+        enter = functools.partial(self._enter, self._manager)
         leave = functools.partial(self._exit, self._manager)
-        body, value = companion.enter(self._enter(self._manager), leave)
-        self._companion, self._body = companion, body
-        body.scope_in_thread.__enter__()
-        return value
+        self._body, value = companion.enter(enter, leave)
+        self._companion = companion
+        self._body.scope_in_thread.__enter__()
+        return cast("T", value)
 
     def __exit__(
         self,

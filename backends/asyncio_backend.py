@@ -16,7 +16,7 @@ import anyio
 import sniffio
 
 from aevent import _core
-from aevent._backend import HostBackend, HostScope, HostTask, HostTasks
+from aevent._backend import HostBackend, HostScope, HostTask, HostTasks, no_one
 from aevent._exceptions import AeventError, RunFinishedError
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ class AsyncioBackend(HostBackend):
             waker.disarm()
 
     def spawn_detached(
-        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object]
+        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object] = no_one
     ) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         _detached.add(task)

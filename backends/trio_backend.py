@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import trio
 
 from aevent import _core
-from aevent._backend import HostBackend, HostScope, HostTask, HostTasks
+from aevent._backend import HostBackend, HostScope, HostTask, HostTasks, no_one
 from aevent._exceptions import AeventError, RunFinishedError
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class TrioBackend(HostBackend):
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def spawn_detached(
-        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object]
+        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object] = no_one
     ) -> None:
         async def run() -> None:
             try:
