@@ -134,8 +134,9 @@ class AsyncioBackend(HostBackend):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
-        # anyio imports what it needs for asyncio when it is first asked. Not in a wait: an interrupt in
-        # the middle of that import would be raised in it; nor while the loop runs: it takes a while.
+        # anyio imports what it needs for asyncio when it is first asked. Not in a wait: an
+        # interrupt in the middle of that import would be raised in it; nor while the loop runs:
+        # it takes a while.
         with _asyncio_is_running():
             anyio.get_cancelled_exc_class()
 
