@@ -1050,7 +1050,8 @@ class TaskGroup:
     use it, too; not thread-safe.
     """
 
-    def __new__(cls) -> Self: ...
+    def __new__(cls, *, _scope: CancelScope | None = None) -> Self:
+        """`_scope` is for adapters: the scope that the group enters, instead of a new one."""
     @property
     def cancel_scope(self) -> CancelScope:
         """The scope around the body and all children. RuntimeError before the group is entered."""
@@ -1068,6 +1069,16 @@ class TaskGroup:
         self, function: Callable[..., object], /, *args: Any, name: str | None = None
     ) -> None:
         """`spawn`, under trio's name and with trio's result: none."""
+    def _spawn_coroutine(
+        self,
+        coroutine: Coroutine[Any, Any, object],
+        name: object = None,
+        context: contextvars.Context | None = None,
+    ) -> CancelScope:
+        """Starts a coroutine as a child, in `context` or a copy of the caller's.
+
+        For groups that were entered in a task of ours. RuntimeError as `spawn`.
+        """
     def start(
         self, function: Callable[..., object], /, *args: Any, name: str | None = None
     ) -> Coroutine[Any, Any, Any]:

@@ -87,7 +87,7 @@ class Backend(AsyncBackend):
 
     @classmethod
     def create_task_group(cls) -> abc.TaskGroup:
-        return TaskGroup()
+        return TaskGroup(_scope=CancelScope())
 
     @classmethod
     def create_event(cls) -> anyio.Event:

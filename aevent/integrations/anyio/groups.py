@@ -1,68 +1,38 @@
-"""anyio's task groups, on ours."""
+"""anyio's task groups: ours, with anyio's handles of tasks."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from types import TracebackType
 from typing import Any, Literal
 
-import anyio
 import anyio.abc
 from anyio import TaskHandle
 from anyio.abc._tasks import call_for_coroutine, get_callable_name, get_coro_name
 
 from ... import _core
-from ..._core import Cancelled
-from .scopes import CancelScope
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
+from . import tasks
 
 
-class _TaskStatus(anyio.abc.TaskStatus[Any]):
-    """How a child says that it has started."""
+class TaskGroup(_core.TaskGroup, anyio.abc.TaskGroup):  # type: ignore[misc]
+    """`anyio.abc.TaskGroup` on the native scheduler. Entered and left as `aevent.TaskGroup` is."""
 
-    def __init__(self) -> None:
-        self.event = _core.Event()
-        self.value: Any = None
-        self.abandoned = False
+    start_soon = anyio.abc.TaskGroup.start_soon  # type: ignore[misc, assignment]
 
-    def started(self, value: Any = None) -> None:
-        if self.event.is_set():
-            if self.abandoned:
-                return
-            raise RuntimeError("called 'started' twice on the same task status")
-        self.value = value
-        self.event.set()
-
-
-class TaskGroup(anyio.abc.TaskGroup):
-    """`anyio.abc.TaskGroup` on the native scheduler."""
-
-    def __init__(self) -> None:
-        scope = CancelScope()
-        self.cancel_scope: anyio.CancelScope = scope
-        self._scope: _core.CancelScope = scope
-        self._children: _core.Children | None = None
-        self._active = False
-
-    async def __aenter__(self) -> TaskGroup:
+    def __aenter__(self) -> Awaitable[TaskGroup]:  # type: ignore[override]
         if self._children is not None:
             raise RuntimeError("TaskGroup cannot be entered more than once")
-        self._scope.__enter__()
-        self._children = _core.Children(self._scope)
-        self._active = True
-        return self
+        return super().__aenter__()
 
-    def _check_active(self, coro: Coroutine[Any, Any, Any] | None = None) -> _core.Children:
-        if not self._active:
-            if coro is not None:
-                coro.close()
-            raise RuntimeError("This task group is not active; no new tasks can be started.")
-        assert self._children is not None
-        return self._children
+    def _check_active(self) -> None:
+        children = self._children
+        try:
+            if children is not None:
+                children.check_open()
+                return
+        except RuntimeError:
+            pass
+        raise RuntimeError("This task group is not active; no new tasks can be started.")
 
     def create_task(
         self,
@@ -73,22 +43,16 @@ class TaskGroup(anyio.abc.TaskGroup):
     ) -> TaskHandle[Any]:
         if not isinstance(coro, Coroutine):
             raise TypeError(f"expected a coroutine, got {coro.__class__.__qualname__}")
-        children = self._check_active(coro)
         handle: TaskHandle[Any] = TaskHandle(coro, get_coro_name(coro, name))
-        if context is None:
-            children.spawn_coroutine(handle._run_coro(), handle.name)
-        else:
-            context.run(children.spawn_coroutine, handle._run_coro(), handle.name)
+        running = handle._run_coro()
+        try:
+            self._spawn_coroutine(running, handle.name, context)
+        except RuntimeError:
+            running.close()
+            coro.close()
+            self._check_active()
+            raise
         return handle
-
-    def spawn(
-        self, fn: Callable[..., Any], *args: Any, name: str | None = None
-    ) -> _core.CancelScope:
-        """Starts `fn(*args)`, async or not, and returns the child's cancel scope."""
-        children = self._check_active()
-        if _core.makes_coroutine(fn):
-            return children.spawn_coroutine(fn(*args), name)
-        return children.spawn(fn, *args, name=name)
 
     async def start(
         self,
@@ -97,91 +61,95 @@ class TaskGroup(anyio.abc.TaskGroup):
         name: object = None,
         return_handle: Literal[False, True] = False,
     ) -> Any:
-        children = self._check_active()
-        status = _TaskStatus()
+        self._check_active()
+        status = _Starting()
         coro = call_for_coroutine(func, args, task_status=status)
         handle: TaskHandle[Any] = TaskHandle(coro, get_callable_name(func, name))
-        errors: list[BaseException] = []
-
-        async def child() -> None:
-            try:
-                await handle._run_coro()
-                if not status.event.is_set():
-                    raise RuntimeError("Child exited without calling task_status.started()")
-            except BaseException as error:
-                if status.event.is_set():
-                    raise
-                errors.append(error)
-                status.abandoned = True
-                status.event.set()
-
-        children.spawn_coroutine(child(), handle.name)
+        scope = self._spawn_coroutine(status.run(handle._run_coro()), handle.name)
         try:
-            await status.event._wait()
-        except BaseException:
-            status.abandoned = True
-            handle.cancel()
-            with _core.CancelScope(shield=True):
-                await handle.wait()
-            raise
-        if errors:
-            try:
-                raise errors[0]
-            finally:
-                del errors
-        if return_handle:
-            handle._start_value = status.value
-            return handle
-        return status.value
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        children = self._children
-        scope = self._scope
-        assert children is not None
-        cancelled: BaseException | None = None
-        try:
-            if isinstance(error, Cancelled):
-                cancelled = error
-                scope.cancel()
-            elif error is not None:
-                children.fail(error)
-                scope.cancel()
-            while children.pending:
-                try:
-                    await children.wait_empty()
-                except Cancelled as found:
-                    cancelled = found
-                    with _core.CancelScope(shield=True):
-                        await children.wait_empty()
-                except BaseException as interrupt:
-                    children.fail(interrupt)
-            errors = children.take_errors()
-            self._active = False
-            if not errors and error is None and cancelled is None:
-                try:
-                    await _core.Checkpoint()
-                except Cancelled as found:
-                    cancelled = found
-            if errors:
-                group = BaseExceptionGroup("unhandled errors in a TaskGroup", errors)
-                absorbed = scope.__exit__(type(group), group, None)
-                raise group from None
-            absorbed = scope.__exit__(
-                None if cancelled is None else type(cancelled),
-                cancelled,
-                None if cancelled is None else cancelled.__traceback__,
-            )
-            if cancelled is None or absorbed:
-                return True
-            if cancelled is error:
-                return False
-            raise cancelled
+            value = await status.wait(scope)
         finally:
-            self._active = False
-            children.close()
-            del error, traceback, cancelled
+            # Its frames are in the traceback of what is raised here.
+            del status
+        if return_handle:
+            handle._start_value = value
+            return handle
+        return value
+
+
+class _Starting(anyio.abc.TaskStatus[Any]):
+    """One call of `start`, and what the child says that it has started with.
+
+    The child is a child of the group from the beginning, and a shield keeps the group's
+    cancellation from it until it has started. What it raises before that is for the caller.
+    """
+
+    def __init__(self) -> None:
+        self._progress = _core.Event()
+        self._ended = _core.Event()
+        self._scope: _core.CancelScope | None = None
+        self._starter = _core.current_task()
+        self._child: _core.Task | None = None
+        self._value: Any = None
+        self._started = False
+        self._given_up = False
+        self._error: BaseException | None = None
+
+    def started(self, value: Any = None) -> None:
+        if self._started:
+            raise RuntimeError("called 'started' twice on the same task status")
+        self._started = True
+        if self._given_up:
+            return
+        self._value = value
+        self._belongs_to_group()
+        self._progress.set()
+
+    def _belongs_to_group(self) -> None:
+        if self._scope is not None:
+            self._scope.shield = False
+        if self._child is not None:
+            tasks.starters.pop(self._child, None)
+
+    async def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """The child."""
+        self._child = _core.current_task()
+        if self._child is not None and self._starter is not None and not self._started:
+            tasks.starters[self._child] = self._starter
+        try:
+            await coroutine
+        except BaseException as error:
+            if self._started and not self._given_up:
+                raise
+            self._error = error
+        finally:
+            if self._child is not None:
+                tasks.starters.pop(self._child, None)
+            self._ended.set()
+            self._progress.set()
+
+    async def wait(self, scope: _core.CancelScope) -> Any:
+        """Waits in the caller, which has just started the child in `scope`."""
+        if not self._started:
+            self._scope = scope
+            scope.shield = True
+        try:
+            await self._progress._wait()
+        except BaseException:
+            self._given_up = True
+            scope.cancel()
+            with _core.CancelScope(shield=True):
+                await self._ended._wait()
+            if self._error is not None and not isinstance(self._error, _core.Cancelled):
+                raise self._take_error() from None
+            raise
+        if self._started:
+            return self._value
+        if self._error is not None:
+            raise self._take_error()
+        raise RuntimeError("Child exited without calling task_status.started()")
+
+    def _take_error(self) -> BaseException:
+        error, self._error = self._error, None
+        assert error is not None
+        return error

@@ -9,6 +9,11 @@ import anyio
 from ... import _core
 
 
+#: Tasks that have not said yet that they have started, and who waits for that: until then, it is
+#: the parent.
+starters: dict[_core.Task, _core.Task] = {}
+
+
 class TaskInfo(anyio.TaskInfo):
     """`anyio.TaskInfo` of a task of ours."""
 
@@ -17,7 +22,7 @@ class TaskInfo(anyio.TaskInfo):
     def __init__(self, task: _core.Task) -> None:
         self._task = task
         name: Any = task.name
-        parent = task.parent
+        parent = starters.get(task) or task.parent
         coroutine = cast(Any, task.coro)
         super().__init__(task.ident, None if parent is None else parent.ident, name, coroutine)
 

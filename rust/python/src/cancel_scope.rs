@@ -39,6 +39,8 @@ struct Inner {
     cancelled_caught: bool,
     /// Raises TimeoutError instead of what its own deadline has raised.
     fails: bool,
+    /// Until it is entered: what `cancel` was given.
+    reason: Option<Box<str>>,
     node: Option<ScopeRef>,
     scheduler: Option<SchedulerRef>,
     timer: Option<TimerKey>,
@@ -59,6 +61,7 @@ impl Inner {
             cancel_requested: false,
             cancelled_caught: false,
             fails: false,
+            reason: None,
             node: None,
             scheduler: None,
             timer: None,
@@ -156,6 +159,9 @@ impl CancelScope {
         inner.entered = Some((task, outer));
         inner.stage = Stage::Active;
         if cancelled {
+            if let Some(reason) = self.inner().reason.take() {
+                node.set_reason(reason);
+            }
             wake(&node);
         } else if deadline != NEVER {
             self.set_timer();
@@ -279,6 +285,20 @@ fn check_duration(name: &str, seconds: f64) -> PyResult<Option<f64>> {
     Ok((seconds != f64::INFINITY).then_some(seconds))
 }
 
+/// What `Cancelled` says of a scope that a task has cancelled for a reason.
+fn explanation(py: Python<'_>, reason: &Bound<'_, PyAny>) -> PyResult<Box<str>> {
+    let name = run_loop::current().and_then(|task| {
+        let state = state(&task);
+        state.name.as_ref().map(|name| name.clone_ref(py))
+    });
+    let reason = reason.str()?;
+    let text = match name {
+        Some(name) => format!("{reason} (by the task {})", name.bind(py).str()?),
+        None => reason.to_string(),
+    };
+    Ok(text.into_boxed_str())
+}
+
 fn wake(node: &ScopeRef) {
     for task in node.cancel() {
         task.unpark_owned();
@@ -316,7 +336,13 @@ impl CancelScope {
     /// Cancels everything in the scope.
     #[pyo3(signature = (reason=None))]
     fn cancel(&self, py: Python<'_>, reason: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let _ = reason;
+        if let Some(reason) = reason {
+            let reason = explanation(py, reason)?;
+            match self.node() {
+                Some(node) => node.set_reason(reason),
+                None => self.inner().reason = Some(reason),
+            }
+        }
         // If the deadline came first, it is the deadline that has cancelled.
         if !self.cancel_called(py)? {
             self.inner().cancel_requested = true;

@@ -2,9 +2,12 @@
 
 use std::io;
 
+use aevent_runtime::clock;
 use pyo3::exceptions::{PyBaseException, PyException, PyOSError, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+
+use crate::task::ScopeRef;
 
 pyo3::create_exception!(
     aevent,
@@ -95,6 +98,15 @@ pub fn group_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 #[cold]
 pub fn cancelled() -> PyErr {
     Cancelled::new_err(())
+}
+
+/// The same, saying why as far as the scope knows. No Python code runs.
+#[cold]
+pub fn cancelled_in(scope: &ScopeRef) -> PyErr {
+    match scope.reason(clock::now()) {
+        Some(reason) => Cancelled::new_err((String::from(reason),)),
+        None => cancelled(),
+    }
 }
 
 /// `TimeoutError("timed out")`, which is `socket.timeout`.

@@ -20,7 +20,7 @@ use crate::children::{Children, ChildrenRef, Shared};
 use crate::errors::{self, Cancelled};
 use crate::portal;
 use crate::run_loop;
-use crate::task::{Kind, SchedulerRef, TaskRef, state};
+use crate::task::{Kind, SchedulerRef, TaskRef, release, state};
 use crate::wait;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,11 @@ impl TaskGroup {
     }
 
     fn enter_ours(&self, py: Python<'_>, task: TaskRef) -> PyResult<()> {
-        let scope = Bound::new(py, CancelScope::unbound())?;
+        let given = self.inner().scope.take();
+        let scope = match given {
+            Some(scope) => scope.into_bound(py),
+            None => Bound::new(py, CancelScope::unbound())?,
+        };
         let scheduler = task.scheduler().clone();
         let node = scope.get().enter_ours(task);
         let inner = self.inner();
@@ -209,7 +213,10 @@ impl TaskGroup {
             let errors = PyList::new(py, errors.into_iter().map(|error| error.into_value(py)))?;
             let group =
                 errors::group_type(py)?.call1(("unhandled errors in a TaskGroup", errors))?;
-            return Err(PyErr::from_value(group));
+            let group = PyErr::from_value(group);
+            // As by `from None`: whatever is being handled has been told by its parts.
+            group.set_cause(py, None);
+            return Err(group);
         }
         match cancelled {
             Some(error) if !absorbed && !of_body => Err(PyErr::from_value(error)),
@@ -263,10 +270,11 @@ impl TaskGroup {
 #[pymethods]
 impl TaskGroup {
     #[new]
-    fn new() -> Self {
+    #[pyo3(signature = (*, _scope=None))]
+    fn new(_scope: Option<Py<CancelScope>>) -> Self {
         Self(UnsafeCell::new(Inner {
             stage: Stage::New,
-            scope: None,
+            scope: _scope,
             children: None,
             scheduler: None,
             host: None,
@@ -407,6 +415,24 @@ impl TaskGroup {
         let node = state(&task).scope.clone().expect("a new task has a scope");
         let scope = CancelScope::of_task(node, task.scheduler().clone());
         Ok(Py::new(py, scope)?.into_any())
+    }
+
+    /// Starts a coroutine as a child, and returns the child's scope. In a task of ours only.
+    #[pyo3(signature = (coroutine, name=None, context=None))]
+    fn _spawn_coroutine(
+        &self,
+        coroutine: Bound<'_, PyAny>,
+        name: Option<Py<PyAny>>,
+        context: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<CancelScope> {
+        let children = self.children()?;
+        let task = Children::start_coroutine(&children, coroutine, name)?;
+        if let Some(context) = context {
+            let former = std::mem::replace(&mut state(&task).context, context.into_ptr());
+            release(former);
+        }
+        let node = state(&task).scope.clone().expect("a new task has a scope");
+        Ok(CancelScope::of_task(node, task.scheduler().clone()))
     }
 
     /// `spawn`, without a result.

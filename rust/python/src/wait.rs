@@ -40,7 +40,7 @@ pub fn check(task: &TaskRef) -> Outcome<()> {
     if let Some(scope) = &state.scope
         && scope.is_cancelled()
     {
-        return Err(errors::cancelled().into());
+        return Err(errors::cancelled_in(scope).into());
     }
     if state.interrupt.is_some() {
         return Err(take_interrupt(task).into());
@@ -69,10 +69,9 @@ pub fn is_to_raise(task: &Task<Payload>) -> bool {
 #[inline(never)]
 pub fn raise_in(task: &Task<Payload>) -> Object {
     let state = task.payload.state();
-    let error = if state.scope.as_ref().is_some_and(Scope::is_cancelled) {
-        errors::cancelled()
-    } else {
-        take_interrupt(task)
+    let error = match &state.scope {
+        Some(scope) if scope.is_cancelled() => errors::cancelled_in(scope),
+        _ => take_interrupt(task),
     };
     raw::give(Err(error.into()))
 }

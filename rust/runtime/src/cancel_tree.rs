@@ -84,6 +84,8 @@ struct Slot<W> {
     next: u32,
     node: Weak<Node<W>>,
     task: Option<W>,
+    /// Why it was cancelled, if the canceller has said so.
+    reason: Option<Box<str>>,
 }
 
 struct Slab<W> {
@@ -298,6 +300,28 @@ impl<W: Clone> Scope<W> {
         };
         drop(links);
         drop(replaced);
+    }
+
+    /// Notes why the scope is about to be cancelled, unless it was already. For people.
+    pub fn set_reason(&self, reason: Box<str>) {
+        let mut links = self.0.tree.lock();
+        if self.0.flags() & CANCEL_CALLED == 0 {
+            links.slots[self.0.index as usize].reason = Some(reason);
+        }
+    }
+
+    /// Why this scope is effectively cancelled, as far as is known: what the canceller has said of
+    /// the nearest scope that was cancelled itself, or that its deadline has come by `now`.
+    pub fn reason(&self, now: Instant) -> Option<Box<str>> {
+        let links = self.0.tree.lock();
+        let mut node = &self.0;
+        while node.flags() & CANCEL_CALLED == 0 {
+            node = links.slots[node.index as usize].parent.as_ref()?;
+        }
+        let reason = links.slots[node.index as usize].reason.clone();
+        reason.or_else(|| {
+            (node.deadline.load(Ordering::Relaxed) <= now).then(|| "its deadline has come".into())
+        })
     }
 
     /// Whether `inner` is inside this scope, which is open.
@@ -529,6 +553,7 @@ impl<W> Slab<W> {
             next: NONE,
             node: Weak::new(),
             task,
+            reason: None,
         };
         let index = self.vacant;
         if index == NONE {
