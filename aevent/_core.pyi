@@ -49,6 +49,7 @@ __all__ = [
     "Sleep",
     "SocketCall",
     "Task",
+    "TaskEvent",
     "TaskGroup",
     "Wait",
     "WouldBlock",
@@ -595,6 +596,24 @@ class Condition:
         """In the child of a fork: nobody waits, and the lock is unlocked."""
 
 @disjoint_base
+class TaskEvent:
+    """An event for the async tasks of one native loop. Semantics `trio.Event`'s. Not thread-safe.
+
+    Whether a task is told or cancelled first decides: once told, its wait does not raise `Cancelled`,
+    and one that is cancelled already is not told.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def is_set(self) -> bool:
+        """Whether it is set."""
+    def set(self) -> None:
+        """Sets it, and tells everybody who waits."""
+    def wait(self) -> Coroutine[Any, Any, None]:
+        """Waits until it is set. A checkpoint, also if it is."""
+    def _waiters(self) -> int:
+        """How many wait for it."""
+
+@disjoint_base
 class Event:
     """`threading.Event`. Semantics CPython's.
 
@@ -616,8 +635,6 @@ class Event:
         """Waits until it is set: true. False when `timeout` seconds are over."""
     async def async_wait(self) -> bool:
         """Waits until it is set."""
-    def _waiters(self) -> int:
-        """How many wait for it."""
     def _wait(self) -> Wait:
         """A wait until it is set."""
     def _at_fork_reinit(self) -> None:

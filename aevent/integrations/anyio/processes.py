@@ -31,6 +31,11 @@ class _Pipe:
             self._file.close()
         await _core.Checkpoint()
 
+    def __del__(self) -> None:
+        # Like other streams over descriptors, it need not be closed.
+        if not self._closed:
+            self._file.close()
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedResourceError

@@ -15,6 +15,8 @@ from ..._signals import interrupts, wakeups
 
 
 class _Job:
+    """One call, and how it ended."""
+
     def __init__(self, awaitable: Awaitable[Any]) -> None:
         self.awaitable = awaitable
         self.done = _core.Event()
@@ -30,6 +32,7 @@ class TestRunner(abc.TestRunner):
     def __init__(self) -> None:
         self._children: _core.Children | None = None
         self._jobs: _core.SimpleQueue[_Job | None] = _core.SimpleQueue()
+        self._task: _core.Task | None = None
 
     def __exit__(
         self,
@@ -44,7 +47,7 @@ class TestRunner(abc.TestRunner):
         self._jobs.put(None)
 
         async def end() -> None:
-            await children.wait_empty(daemons_too=False)
+            # Also what tests and fixtures have left behind.
             children.cancel()
             with CancelScope(shield=True):
                 await children.wait_empty()
@@ -64,6 +67,7 @@ class TestRunner(abc.TestRunner):
             _run._runner.reset(token)
 
     async def _serve(self) -> None:
+        self._task = _core.current_task()
         while True:
             job = await self._jobs._get_wait()
             if job is None:
@@ -87,7 +91,13 @@ class TestRunner(abc.TestRunner):
             if not children.pending:
                 children.spawn_coroutine(self._serve(), "aevent: anyio's test runner")
             self._jobs.put(job)
-            await job.done._wait()
+            while not job.done.is_set():
+                try:
+                    await job.done._wait()
+                except BaseException as error:
+                    # A signal's, such as KeyboardInterrupt: it is for the test.
+                    assert self._task is not None
+                    self._task.interrupt(error)
 
         self._drive(wait(), children)
         if job.error is not None:

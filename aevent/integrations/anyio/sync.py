@@ -20,17 +20,10 @@ from ... import _core
 from .tasks import TaskInfo, current_task_info
 
 
-class Event(_core.Event, anyio.Event):  # type: ignore[misc]
-    """`anyio.Event`: a hybrid one of ours, so green threads and OS threads may wait for it, too."""
+class Event(_core.TaskEvent, anyio.Event):  # type: ignore[misc]
+    """`anyio.Event`: `_core.TaskEvent`."""
 
     __slots__ = ()
-
-    async def wait(self) -> None:  # type: ignore[override]
-        """Waits until it is set. A checkpoint."""
-        if _core.Event.is_set(self):
-            await _core.Checkpoint()
-        else:
-            await self._wait()
 
     def statistics(self) -> EventStatistics:
         return EventStatistics(self._waiters())
@@ -52,7 +45,7 @@ class Lock(anyio.Lock):
     def __init__(self, *, fast_acquire: bool = False) -> None:
         self._fast = fast_acquire
         self._owner: TaskInfo | None = None
-        self._waiters: deque[tuple[TaskInfo, _core.Event]] = deque()
+        self._waiters: deque[tuple[TaskInfo, _core.TaskEvent]] = deque()
 
     async def acquire(self) -> None:
         _core.checkpoint_if_cancelled()
@@ -65,16 +58,16 @@ class Lock(anyio.Lock):
                     self.release()
                     raise
             return
-        event = _core.Event()
+        event = _core.TaskEvent()
         entry = (task, event)
         self._waiters.append(entry)
         try:
-            await event._wait()
+            await event.wait()
         except BaseException:
-            if self._owner == task:
-                self.release()
-            else:
+            if entry in self._waiters:
                 self._waiters.remove(entry)
+            elif self._owner == task:
+                self.release()
             raise
 
     def _take(self, task: TaskInfo) -> bool:
@@ -95,11 +88,14 @@ class Lock(anyio.Lock):
     def release(self) -> None:
         if self._owner != current_task_info():
             raise RuntimeError("The current task is not holding this lock")
-        if self._waiters:
-            self._owner, event = self._waiters.popleft()
-            event.set()
-        else:
-            self._owner = None
+        self._owner = None
+        while self._waiters:
+            task, event = self._waiters.popleft()
+            # One that is cancelled does not want it any more, and will find out.
+            if not task.has_pending_cancellation():
+                self._owner = task
+                event.set()
+                return
 
     def statistics(self) -> LockStatistics:
         return LockStatistics(self.locked(), self._owner, len(self._waiters))
@@ -122,7 +118,7 @@ class Semaphore(anyio.Semaphore):
         self._fast = fast_acquire
         self._value = initial_value
         self._max_value = max_value
-        self._waiters: deque[_core.Event] = deque()
+        self._waiters: deque[_core.TaskEvent] = deque()
 
     async def acquire(self) -> None:
         _core.checkpoint_if_cancelled()
@@ -135,10 +131,10 @@ class Semaphore(anyio.Semaphore):
                     self.release()
                     raise
             return
-        event = _core.Event()
+        event = _core.TaskEvent()
         self._waiters.append(event)
         try:
-            await event._wait()
+            await event.wait()
         except BaseException:
             if event.is_set():
                 self.release()
@@ -181,7 +177,7 @@ class CapacityLimiter(anyio.CapacityLimiter):
 
     def __init__(self, total_tokens: float) -> None:
         self._borrowers: set[object] = set()
-        self._waiters: dict[object, _core.Event] = {}
+        self._waiters: dict[object, _core.TaskEvent] = {}
         self._total: float = 0
         self.total_tokens = total_tokens
 
@@ -222,7 +218,7 @@ class CapacityLimiter(anyio.CapacityLimiter):
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
         if borrower in self._borrowers:
-            raise RuntimeError("this borrower is already holding one of this limiter's tokens")
+            raise RuntimeError("this borrower is already holding one of this CapacityLimiter's tokens")
         if self._waiters or len(self._borrowers) >= self._total:
             raise WouldBlock
         self._borrowers.add(borrower)
@@ -243,10 +239,10 @@ class CapacityLimiter(anyio.CapacityLimiter):
                 self.release_on_behalf_of(borrower)
                 raise
             return
-        event = _core.Event()
+        event = _core.TaskEvent()
         self._waiters[borrower] = event
         try:
-            await event._wait()
+            await event.wait()
         except BaseException:
             if event.is_set():
                 self.release_on_behalf_of(borrower)
@@ -261,7 +257,7 @@ class CapacityLimiter(anyio.CapacityLimiter):
         try:
             self._borrowers.remove(borrower)
         except KeyError:
-            raise RuntimeError("this borrower isn't holding any of this limiter's tokens") from None
+            raise RuntimeError("this borrower isn't holding any of this CapacityLimiter's tokens") from None
         self._grant()
 
     def _grant(self) -> None:

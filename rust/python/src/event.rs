@@ -199,11 +199,6 @@ impl Event {
         std::mem::forget(unsafe { std::mem::replace(&mut *self.shared.get(), fresh) });
     }
 
-    /// How many wait for it.
-    fn _waiters(&self) -> usize {
-        self.shared().queue.len()
-    }
-
     /// A coroutine's wait for it.
     fn _wait(&self) -> Wait {
         Wait::new(Box::new(EventWait::new(self.shared().clone())))

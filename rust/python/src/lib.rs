@@ -45,6 +45,7 @@ mod socket;
 mod ssl;
 mod stack;
 mod task;
+mod task_event;
 mod task_group;
 mod thread;
 mod thread_count;
@@ -104,6 +105,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;
     module.add_class::<simple_queue::SimpleQueue>()?;
+    module.add_class::<task_event::TaskEvent>()?;
     module.add_class::<task_group::TaskGroup>()?;
     module.add_class::<socket::awaitable::SocketCall>()?;
     module.add_class::<thread::Task>()?;

@@ -113,7 +113,10 @@ unsafe extern "C" fn send(this: Object, _value: Object, result: *mut Object) -> 
         .into()));
         return ffi::PySendResult::PYGEN_ERROR;
     }
-    if wait::is_to_raise(task) {
+    // A checkpoint lets the others run first, so that what they do about a cancellation counts, and
+    // that a cancelled task which goes on regardless does not keep them from running.
+    let is_to_yield = this.deadline == 0 && this.stage == Stage::New;
+    if !is_to_yield && wait::is_to_raise(task) {
         this.stage = Stage::Over;
         forget_timer(this);
         wait::raise_in(task);
