@@ -54,7 +54,7 @@ class TaskGroup(_core.TaskGroup, anyio.abc.TaskGroup):  # type: ignore[misc]
             raise
         return handle
 
-    async def start(
+    async def start(  # type: ignore[override]
         self,
         func: Callable[..., Coroutine[Any, Any, Any]],
         *args: object,

@@ -218,7 +218,9 @@ class CapacityLimiter(anyio.CapacityLimiter):
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
         if borrower in self._borrowers:
-            raise RuntimeError("this borrower is already holding one of this CapacityLimiter's tokens")
+            raise RuntimeError(
+                "this borrower is already holding one of this CapacityLimiter's tokens"
+            )
         if self._waiters or len(self._borrowers) >= self._total:
             raise WouldBlock
         self._borrowers.add(borrower)
@@ -257,7 +259,9 @@ class CapacityLimiter(anyio.CapacityLimiter):
         try:
             self._borrowers.remove(borrower)
         except KeyError:
-            raise RuntimeError("this borrower isn't holding any of this CapacityLimiter's tokens") from None
+            raise RuntimeError(
+                "this borrower isn't holding any of this CapacityLimiter's tokens"
+            ) from None
         self._grant()
 
     def _grant(self) -> None:

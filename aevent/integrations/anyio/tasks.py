@@ -8,7 +8,6 @@ import anyio
 
 from ... import _core
 
-
 #: Tasks that have not said yet that they have started, and who waits for that: until then, it is
 #: the parent.
 starters: dict[_core.Task, _core.Task] = {}
