@@ -26,9 +26,9 @@ class AsyncGenerators:
     is logged. Collecting one gives a `ResourceWarning`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, token: _entry.Token) -> None:
         self._begun: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
-        self._token = _entry.token_of_thread()
+        self._token = token
 
     @contextmanager
     def watched(self) -> Iterator[AsyncGenerators]:
@@ -51,7 +51,6 @@ class AsyncGenerators:
         self._begun.discard(generator)
         name = _name_of(generator)
         try:
-            assert self._token is not None
             self._token.run_sync_soon(functools.partial(self._close_soon, generator, name))
         except RunFinishedError:
             # Its `finally` blocks could only have run in that loop.

@@ -45,9 +45,11 @@ class Token:
         return token_of_thread() is self
 
 
-class _NativeToken(Token):
+class NativeToken(Token):
+    """A native run's, whose own tasks are among `children`."""
+
     def __init__(self, children: _core.Children) -> None:
-        self._children = children
+        self.children = children
         self._calls: deque[Callable[[], object]] = deque()
         self._called = _core.Event()
         self._is_served = False
@@ -65,11 +67,21 @@ class _NativeToken(Token):
     def _start(
         self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context, name: str | None
     ) -> None:
-        self._children.spawn_coroutine(coroutine, name, daemon=True, context=context)
+        self.children.spawn_coroutine(coroutine, name, daemon=True, context=context)
+
+    @contextmanager
+    def stands_for_thread(self) -> Iterator[None]:
+        """While its loop is driven: it is the one of this OS thread."""
+        former = getattr(_native, "token", None)
+        _native.token = self
+        try:
+            yield
+        finally:
+            _native.token = former
 
     def serve(self) -> None:
         """Has a task of the loop's make the calls, unless the run is about to end."""
-        if not self._is_served and not self._children.is_closed:
+        if not self._is_served and not self.children.is_closed:
             self._is_served = True
             self._start(self._make_calls(), contextvars.Context(), "aevent.entry_queue")
 
@@ -150,20 +162,9 @@ def current_token() -> Token:
 
 def serve() -> None:
     """Has the calls made that are left with this OS thread's native loop, if it runs one."""
-    token: _NativeToken | None = getattr(_native, "token", None)
+    token: NativeToken | None = getattr(_native, "token", None)
     if token is not None:
         token.serve()
-
-
-@contextmanager
-def native_run(children: _core.Children) -> Iterator[None]:
-    """Around a run of the native loop, whose own tasks are among `children`."""
-    _native.token = token = _NativeToken(children)
-    try:
-        yield
-    finally:
-        del _native.token
-        token.end()
 
 
 def spawn_system_task(

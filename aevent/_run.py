@@ -17,7 +17,7 @@ from ._asyncgens import AsyncGenerators
 from ._backend import HostBackend, HostScope, checkpoint, current_host, load, wait
 from ._bridge import is_coroutine_function
 from ._core import Cancelled, CancelScope
-from ._entry import native_run
+from ._entry import NativeToken
 from ._exceptions import AeventError
 from ._signals import after_fork_in_child, in_main_os_thread, interrupts, wakeups
 
@@ -260,6 +260,23 @@ def _named_to_sniffio() -> Iterator[None]:
         sniffio.thread_local.name = former
 
 
+@contextmanager
+def driving_natively(token: NativeToken, generators: AsyncGenerators) -> Iterator[None]:
+    """Around `run_native`, which may be called several times for one `token` and its children."""
+    former = _runner.set(token.children)
+    try:
+        with (
+            interrupts(),
+            wakeups(),
+            token.stands_for_thread(),
+            generators.watched(),
+            _named_to_sniffio(),
+        ):
+            yield
+    finally:
+        _runner.reset(former)
+
+
 def _run_natively(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
@@ -267,16 +284,10 @@ def _run_natively(
     clock: AbstractContextManager[object] | None = None,
 ) -> Any:
     children = _core.Children(keeps_errors=False)
-    token = _runner.set(children)
+    token = NativeToken(children)
+    generators = AsyncGenerators(token)
     try:
-        with (
-            interrupts(),
-            wakeups(),
-            clock or contextlib.nullcontext(),
-            native_run(children),
-            AsyncGenerators().watched() as generators,
-            _named_to_sniffio(),
-        ):
+        with clock or contextlib.nullcontext(), driving_natively(token, generators):
             if is_coroutine_function(fn):
 
                 async def main() -> Any:
@@ -301,7 +312,7 @@ def _run_natively(
 
             return _core.run_native(main_of_sync, (), None, children, name)
     finally:
-        _runner.reset(token)
+        token.end()
         # A test's clock may have run ahead. Nothing has a deadline now.
         _core.give_up_clock()
 

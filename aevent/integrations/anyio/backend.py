@@ -13,15 +13,15 @@ import anyio
 from anyio import abc
 from anyio.abc._eventloop import AsyncBackend
 
-from ... import _core, _run
+from ... import _core, _run, from_thread, to_thread
+from ..._entry import Token, current_token, spawn_system_task
 from ..._exceptions import AeventError
 from . import processes, sockets, tasks, threads
 from .groups import TaskGroup
 from .runner import TestRunner
-from .runs import Run, current_run
 from .scopes import CancelScope
 from .signals import SignalReceiver
-from .sync import CapacityLimiter, Event, Lock, Semaphore, default_limiter
+from .sync import CapacityLimiter, Event, Lock, Semaphore
 
 
 class Backend(AsyncBackend):
@@ -41,11 +41,13 @@ class Backend(AsyncBackend):
         async def main() -> Any:
             return await func(*args, **kwargs)
 
+        main.__module__ = func.__module__
+        main.__qualname__ = getattr(func, "__qualname__", repr(func))
         return _run.run(main, backend="native")
 
     @classmethod
-    def current_token(cls) -> Run:
-        return current_run()
+    def current_token(cls) -> Token:
+        return current_token()
 
     @classmethod
     def current_time(cls) -> float:
@@ -119,7 +121,7 @@ class Backend(AsyncBackend):
 
     @classmethod
     def check_cancelled(cls) -> None:
-        threads.check_cancelled()
+        from_thread.check_cancelled()
 
     @classmethod
     def run_async_from_thread(
@@ -153,7 +155,7 @@ class Backend(AsyncBackend):
 
     @classmethod
     def setup_process_pool_exit_at_shutdown(cls, workers: set[abc.Process]) -> None:
-        current_run().spawn(processes.kill_at_shutdown(workers), "aevent: anyio's process pool")
+        spawn_system_task(processes.kill_at_shutdown, workers, name="anyio's process pool")
 
     @classmethod
     async def connect_tcp(
@@ -200,25 +202,25 @@ class Backend(AsyncBackend):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        await _core.Checkpoint()
-        return _core.offload(socket.getaddrinfo, host, port, family, type, proto, flags)
+        return await to_thread.run_sync(
+            socket.getaddrinfo, host, port, family, type, proto, flags, abandon_on_cancel=True
+        )
 
     @classmethod
     async def getnameinfo(cls, sockaddr: abc.IPSockAddrType, flags: int = 0) -> tuple[str, str]:
-        await _core.Checkpoint()
-        return _core.offload(socket.getnameinfo, sockaddr, flags)
+        return await to_thread.run_sync(socket.getnameinfo, sockaddr, flags, abandon_on_cancel=True)
 
     @classmethod
     async def wait_readable(cls, obj: Any) -> None:
-        await sockets.waits.wait(obj, False)
+        await sockets.wait_for_descriptor(obj, False)
 
     @classmethod
     async def wait_writable(cls, obj: Any) -> None:
-        await sockets.waits.wait(obj, True)
+        await sockets.wait_for_descriptor(obj, True)
 
     @classmethod
     def notify_closing(cls, obj: Any) -> None:
-        sockets.waits.closing(obj)
+        sockets.notify_closing(obj)
 
     @classmethod
     async def wrap_listener_socket(cls, sock: socket.socket) -> abc.SocketListener:
@@ -254,7 +256,7 @@ class Backend(AsyncBackend):
 
     @classmethod
     def current_default_thread_limiter(cls) -> anyio.CapacityLimiter:
-        return default_limiter(current_run())
+        return threads.default_limiter()
 
     @classmethod
     def open_signal_receiver(

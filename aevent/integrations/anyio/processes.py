@@ -13,7 +13,7 @@ from anyio._core._synchronization import ResourceGuard
 
 from ... import _core
 from ..._core import CancelScope
-from .sockets import waits
+from .sockets import notify_closing, wait_for_descriptor
 
 
 class _Pipe:
@@ -27,7 +27,7 @@ class _Pipe:
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            waits.closing(self._fd)
+            notify_closing(self._fd)
             self._file.close()
         await _core.Checkpoint()
 
@@ -53,7 +53,7 @@ class ReceivePipe(_Pipe, abc.ByteReceiveStream):
                 try:
                     data = os.read(self._fd, max_bytes)
                 except BlockingIOError:
-                    await waits.wait(self._fd, False)
+                    await wait_for_descriptor(self._fd, False)
                     continue
                 except OSError as error:
                     raise BrokenResourceError from error
@@ -75,9 +75,23 @@ class SendPipe(_Pipe, abc.ByteSendStream):
                 try:
                     view = view[os.write(self._fd, view) :]
                 except BlockingIOError:
-                    await waits.wait(self._fd, True)
+                    await wait_for_descriptor(self._fd, True)
                 except OSError as error:
                     raise BrokenResourceError from error
+
+
+async def _wait_for_end(pid: int) -> None:
+    """Waits until a child, which has not been waited for, has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        # An old kernel, or none that lets us.
+        _core.wait_child(os.P_PID, pid, os.WEXITED)
+        return
+    try:
+        await _core.descriptor_wait(descriptor, False)
+    finally:
+        os.close(descriptor)
 
 
 class Process(abc.Process):
@@ -108,7 +122,7 @@ class Process(abc.Process):
             status = self._process.poll()
             if status is not None:
                 return status
-            _core.wait_child(os.P_PID, self._process.pid, os.WEXITED)
+            await _wait_for_end(self._process.pid)
 
     def terminate(self) -> None:
         self._process.terminate()

@@ -9,9 +9,11 @@ from typing import Any
 
 from anyio import abc
 
-from ... import _core, _run
+from ... import _core
+from ..._asyncgens import AsyncGenerators
 from ..._core import CancelScope
-from ..._signals import interrupts, wakeups
+from ..._entry import NativeToken
+from ..._run import driving_natively
 
 
 class _Job:
@@ -24,54 +26,25 @@ class _Job:
         self.error: BaseException | None = None
 
 
-class TestRunner(abc.TestRunner):
-    """Makes all calls in one task, which waits while no test runs."""
-
-    __test__ = False
+class _Loop:
+    """A native loop that stands still between two calls, and the task that makes them."""
 
     def __init__(self) -> None:
-        self._children: _core.Children | None = None
-        self._jobs: _core.SimpleQueue[_Job | None] = _core.SimpleQueue()
+        self.children = _core.Children(keeps_errors=False)
+        self._token = NativeToken(self.children)
+        self._generators = AsyncGenerators(self._token)
+        self._jobs: _core.SimpleQueue[_Job] = _core.SimpleQueue()
         self._task: _core.Task | None = None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        children = self._children
-        if children is None:
-            return
-        self._children = None
-        self._jobs.put(None)
-
-        async def end() -> None:
-            # Also what tests and fixtures have left behind.
-            children.cancel()
-            with CancelScope(shield=True):
-                await children.wait_empty()
-            children.close()
-
-        self._drive(end(), children)
-
-    def is_running(self) -> bool:
-        return _core.driver() == "native"
-
-    def _drive(self, coroutine: Coroutine[Any, Any, None], children: _core.Children) -> None:
-        token = _run._runner.set(children)
-        try:
-            with interrupts(), wakeups():
-                _core.run_native(None, (), coroutine, children)
-        finally:
-            _run._runner.reset(token)
+    def _drive(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Runs the loop until `coroutine`, its main task for the time being, has ended."""
+        with driving_natively(self._token, self._generators):
+            _core.run_native(None, (), coroutine, self.children)
 
     async def _serve(self) -> None:
         self._task = _core.current_task()
         while True:
             job = await self._jobs._get_wait()
-            if job is None:
-                return
             try:
                 job.result = await job.awaitable
             except BaseException as error:
@@ -80,26 +53,21 @@ class TestRunner(abc.TestRunner):
                 job.done.set()
                 del job
 
-    def _call(self, fn: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        job = _Job(fn(*args, **kwargs))
-        children = self._children
-        if children is None:
-            children = self._children = _core.Children(keeps_errors=False)
+    async def _wait(self, job: _Job) -> None:
+        if self._task is None:
+            self.children.spawn_coroutine(self._serve(), "aevent: anyio's test runner")
+        self._jobs.put(job)
+        while not job.done.is_set():
+            try:
+                await job.done._wait()
+            except BaseException as error:
+                # A signal's, such as KeyboardInterrupt: it is for the test.
+                assert self._task is not None
+                self._task.interrupt(error)
 
-        async def wait() -> None:
-            assert children is not None
-            if not children.pending:
-                children.spawn_coroutine(self._serve(), "aevent: anyio's test runner")
-            self._jobs.put(job)
-            while not job.done.is_set():
-                try:
-                    await job.done._wait()
-                except BaseException as error:
-                    # A signal's, such as KeyboardInterrupt: it is for the test.
-                    assert self._task is not None
-                    self._task.interrupt(error)
-
-        self._drive(wait(), children)
+    def call(self, awaitable: Awaitable[Any]) -> Any:
+        job = _Job(awaitable)
+        self._drive(self._wait(job))
         if job.error is not None:
             try:
                 raise job.error
@@ -107,6 +75,45 @@ class TestRunner(abc.TestRunner):
                 job.error = None
                 del job
         return job.result
+
+    async def _end(self) -> None:
+        # Also what tests and fixtures have left behind.
+        self.children.cancel()
+        with CancelScope(shield=True):
+            await self.children.wait_empty()
+        self.children.close()
+        await self._generators.close_all()
+
+    def end(self) -> None:
+        self._drive(self._end())
+        self._token.end()
+
+
+class TestRunner(abc.TestRunner):
+    """Makes all calls in one task, which waits while no test runs."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self._loop: _Loop | None = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._loop is not None:
+            self._loop.end()
+            self._loop = None
+
+    def is_running(self) -> bool:
+        return _core.driver() == "native"
+
+    def _call(self, fn: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        if self._loop is None:
+            self._loop = _Loop()
+        return self._loop.call(fn(*args, **kwargs))
 
     def run_asyncgen_fixture(
         self, fixture_func: Callable[..., AsyncGenerator[Any, Any]], kwargs: dict[str, Any]

@@ -15,6 +15,7 @@ from anyio._core._sockets import convert_ipv6_sockaddr
 from anyio._core._synchronization import ResourceGuard
 
 from ... import _core
+from ..._monkey import originals
 
 #: What is asked for of a datagram.
 _DATAGRAM = 65536
@@ -95,13 +96,17 @@ class SocketStream(_Socket, abc.SocketStream):
                 self._raise(error)
 
 
+def _is_at_least(value: object, least: int) -> bool:
+    return isinstance(value, int) and value >= least
+
+
 class UNIXSocketStream(SocketStream, abc.UNIXSocketStream):
     """`anyio.abc.UNIXSocketStream`."""
 
     async def receive_fds(self, msglen: int, maxfds: int) -> tuple[bytes, list[int]]:
-        if msglen < 0:
+        if not _is_at_least(msglen, 0):
             raise ValueError("msglen must be a non-negative integer")
-        if maxfds < 1:
+        if not _is_at_least(maxfds, 1):
             raise ValueError("maxfds must be a positive integer")
         fds = array.array("i")
         size = socket.CMSG_LEN(maxfds * fds.itemsize)
@@ -298,37 +303,31 @@ async def create_unix_datagram_socket(
     return UNIXDatagramSocket(sock)
 
 
-class _Waits:
-    """Who waits for descriptors that are not ours."""
-
-    def __init__(self) -> None:
-        self._scopes: dict[tuple[int, bool], _core.CancelScope] = {}
-
-    async def wait(self, obj: Any, write: bool) -> None:
-        fd = obj if isinstance(obj, int) else obj.fileno()
-        if fd < 0:
-            raise ClosedResourceError
-        await _core.Checkpoint()
-        key = (fd, write)
-        if key in self._scopes:
-            raise anyio.BusyResourceError("writing to" if write else "reading from")
-        scope = _core.CancelScope()
-        self._scopes[key] = scope
-        try:
-            with scope:
-                _core.wait_descriptors([(fd, not write, write)])
-        finally:
-            if self._scopes.get(key) is scope:
-                del self._scopes[key]
-        if scope.cancel_called:
-            raise ClosedResourceError
-
-    def closing(self, obj: Any) -> None:
-        fd = obj if isinstance(obj, int) else obj.fileno()
-        for write in (False, True):
-            scope = self._scopes.pop((fd, write), None)
-            if scope is not None:
-                scope.cancel()
+#: What a thread's tasks wait for that is not ours: number, and whether to write.
+_local = originals.SystemLocal()
 
 
-waits = _Waits()
+async def wait_for_descriptor(obj: Any, write: bool) -> None:
+    """Waits until `obj`, a descriptor or what has one, can be written to or read from."""
+    fd = obj if isinstance(obj, int) else obj.fileno()
+    if fd < 0:
+        raise ClosedResourceError
+    try:
+        waits: set[tuple[int, bool]] = _local.waits
+    except AttributeError:
+        waits = _local.waits = set()
+    key = (fd, write)
+    if key in waits:
+        raise anyio.BusyResourceError("writing to" if write else "reading from")
+    waits.add(key)
+    try:
+        await _core.descriptor_wait(fd, write)
+    except _core.ClosedResourceError:
+        raise ClosedResourceError from None
+    finally:
+        waits.discard(key)
+
+
+def notify_closing(obj: Any) -> None:
+    """Whoever waits for `obj` is told that it is closed."""
+    _core.notify_closing(obj if isinstance(obj, int) else obj.fileno())

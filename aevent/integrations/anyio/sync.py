@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from types import TracebackType
-from typing import Any
 
 import anyio
 from anyio import (
@@ -168,21 +166,26 @@ class Semaphore(anyio.Semaphore):
 
 
 class CapacityLimiter(anyio.CapacityLimiter):
-    """`anyio.CapacityLimiter`."""
+    """`anyio.CapacityLimiter`: `aevent.CapacityLimiter`, which worker threads may use, too."""
 
-    __slots__ = ("_borrowers", "_total", "_waiters")
+    __slots__ = ("_limiter",)
 
     def __new__(cls, total_tokens: float) -> CapacityLimiter:
         return object.__new__(cls)
 
     def __init__(self, total_tokens: float) -> None:
-        self._borrowers: set[object] = set()
-        self._waiters: dict[object, _core.TaskEvent] = {}
-        self._total: float = 0
-        self.total_tokens = total_tokens
+        # anyio.CapacityLimiter() calls this again.
+        self._limiter = _core.CapacityLimiter(total_tokens)
+
+    @classmethod
+    def around(cls, limiter: _core.CapacityLimiter) -> CapacityLimiter:
+        """The same limiter under anyio's type."""
+        self = object.__new__(cls)
+        self._limiter = limiter
+        return self
 
     async def __aenter__(self) -> None:
-        await self.acquire()
+        await self._limiter.acquire()
 
     async def __aexit__(
         self,
@@ -190,96 +193,53 @@ class CapacityLimiter(anyio.CapacityLimiter):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        self._limiter.release()
 
     @property
     def total_tokens(self) -> float:
-        return self._total
+        return self._limiter.total_tokens
 
     @total_tokens.setter
     def total_tokens(self, value: float) -> None:
-        if not isinstance(value, int) and value != math.inf:
-            raise TypeError("total_tokens must be an int or math.inf")
-        if value < 0:
-            raise ValueError("total_tokens must be >= 0")
-        self._total = value
-        self._grant()
+        self._limiter.total_tokens = value
 
     @property
     def borrowed_tokens(self) -> int:
-        return len(self._borrowers)
+        return self._limiter.borrowed_tokens
 
     @property
     def available_tokens(self) -> float:
-        return self._total - len(self._borrowers)
+        return self._limiter.available_tokens
 
     def acquire_nowait(self) -> None:
-        self.acquire_on_behalf_of_nowait(current_task_info())
+        try:
+            self._limiter.acquire_nowait()
+        except _core.WouldBlock:
+            raise WouldBlock from None
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
-        if borrower in self._borrowers:
-            raise RuntimeError(
-                "this borrower is already holding one of this CapacityLimiter's tokens"
-            )
-        if self._waiters or len(self._borrowers) >= self._total:
-            raise WouldBlock
-        self._borrowers.add(borrower)
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(borrower)
+        except _core.WouldBlock:
+            raise WouldBlock from None
 
     async def acquire(self) -> None:
-        await self.acquire_on_behalf_of(current_task_info())
+        await self._limiter.acquire()
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
-        _core.checkpoint_if_cancelled()
-        try:
-            self.acquire_on_behalf_of_nowait(borrower)
-        except WouldBlock:
-            pass
-        else:
-            try:
-                await _yield_shielded()
-            except BaseException:
-                self.release_on_behalf_of(borrower)
-                raise
-            return
-        event = _core.TaskEvent()
-        self._waiters[borrower] = event
-        try:
-            await event.wait()
-        except BaseException:
-            if event.is_set():
-                self.release_on_behalf_of(borrower)
-            else:
-                del self._waiters[borrower]
-            raise
+        await self._limiter.acquire_on_behalf_of(borrower)
 
     def release(self) -> None:
-        self.release_on_behalf_of(current_task_info())
+        self._limiter.release()
 
     def release_on_behalf_of(self, borrower: object) -> None:
-        try:
-            self._borrowers.remove(borrower)
-        except KeyError:
-            raise RuntimeError(
-                "this borrower isn't holding any of this CapacityLimiter's tokens"
-            ) from None
-        self._grant()
-
-    def _grant(self) -> None:
-        while self._waiters and len(self._borrowers) < self._total:
-            borrower = next(iter(self._waiters))
-            event = self._waiters.pop(borrower)
-            self._borrowers.add(borrower)
-            event.set()
+        self._limiter.release_on_behalf_of(borrower)
 
     def statistics(self) -> CapacityLimiterStatistics:
+        statistics = self._limiter.statistics()
         return CapacityLimiterStatistics(
-            self.borrowed_tokens, self._total, tuple(self._borrowers), len(self._waiters)
+            statistics.borrowed_tokens,
+            statistics.total_tokens,
+            statistics.borrowers,
+            statistics.tasks_waiting,
         )
-
-
-def default_limiter(run: Any) -> CapacityLimiter:
-    """The limiter of the worker threads of a run."""
-    limiter: CapacityLimiter | None = run.default_limiter
-    if limiter is None:
-        limiter = run.default_limiter = CapacityLimiter(40)
-    return limiter

@@ -7,6 +7,7 @@ from typing import Any, cast
 import anyio
 
 from ... import _core
+from ..._tasks import task_name
 
 #: Tasks that have not said yet that they have started, and who waits for that: until then, it is
 #: the parent.
@@ -20,10 +21,11 @@ class TaskInfo(anyio.TaskInfo):
 
     def __init__(self, task: _core.Task) -> None:
         self._task = task
-        name: Any = task.name
         parent = starters.get(task) or task.parent
         coroutine = cast(Any, task.coro)
-        super().__init__(task.ident, None if parent is None else parent.ident, name, coroutine)
+        super().__init__(
+            task.ident, None if parent is None else parent.ident, task_name(task), coroutine
+        )
 
     def has_pending_cancellation(self) -> bool:
         return self._task.is_cancelled
