@@ -118,6 +118,14 @@ class Plugin:
             )
         ]
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            if hasattr(getattr(item, "function", None), "hypothesis") and "aevent_backend" in (
+                getattr(getattr(item, "callspec", None), "params", ())
+            ):
+                # Hypothesis asks for this marker, and else takes the backends for an accident.
+                item.add_marker(pytest.mark.parametrize("aevent_backend", ()))
+
     # --- the loop ---
 
     @contextmanager

@@ -30,12 +30,12 @@ _OUTSIDE = ("_pytest", "anyio", "hypothesis", "pytest_asyncio", "pytest_trio", "
 def in_task(plugin: Plugin, loop: TestLoop, item: pytest.Function) -> Iterator[None]:
     """Has a synchronous test run in a green thread, and all that other plugins do around it."""
     inner = getattr(item.obj, "hypothesis", None)
-    if inner is None and inspect.iscoroutinefunction(item.obj):
-        # pytest asks for it when the time has come: `call_async`.
-        yield
-        return
-    original = item.runtest
-    setattr(item, "runtest", lambda: _run_sync(plugin, loop, original))  # noqa: B010 - a method
+    is_async = inner is None and inspect.iscoroutinefunction(item.obj)
+    runtest = functools.partial(pytest.Function.runtest, item) if is_async else item.runtest
+    if not is_async:
+        runtest = functools.partial(_run_sync, plugin, loop, runtest)
+    # Of an async test it is pytest's own, which asks `call_async`, and nobody else's.
+    setattr(item, "runtest", runtest)  # noqa: B010 - a method
     try:
         if inner is None or not inspect.iscoroutinefunction(inner.inner_test):
             yield

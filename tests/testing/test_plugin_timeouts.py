@@ -1,0 +1,144 @@
+"""A test that takes too long is told so where it waits, and cleans up; the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytest_plugins = ("pytester",)
+
+Run = Callable[..., pytest.RunResult]
+
+ALL = "--aevent-backend=native,asyncio,trio"
+
+
+def test_waits_end_and_clean_up(run_pytest: Run) -> None:
+    result = run_pytest(
+        """
+    import socket, threading, pytest, aevent
+
+    LOG = []
+
+    def test_sync():
+        try:
+            threading.Event().wait()
+        finally:
+            LOG.append(1)
+
+    async def test_async():
+        try:
+            await aevent.sleep_forever()
+        finally:
+            LOG.append(1)
+
+    async def test_group():
+        async with aevent.TaskGroup() as tg:
+            tg.spawn(threading.Event().wait, name="the waiter")
+            try:
+                await aevent.sleep_forever()
+            finally:
+                LOG.append(1)
+
+    @pytest.mark.aevent(timeout=100)
+    def test_all_have_ended(aevent_backend):
+        assert LOG == [1, 1, 1]
+        LOG.clear()
+    """,
+        ALL,
+        "--aevent-timeout=0.05",
+    )
+    result.assert_outcomes(failed=9, passed=3)
+    result.stdout.fnmatch_lines(["*Timeout: more than 0.05 seconds", "*::test_sync* hangs. Tasks:"])
+
+
+def test_code_that_computes_is_ended_too(run_pytest: Run) -> None:
+    result = run_pytest(
+        """
+    import pytest
+
+    @pytest.mark.aevent(timeout=0.1)
+    def test_sync():
+        while True:
+            pass
+
+    @pytest.mark.aevent(timeout=0.1)
+    async def test_async():
+        while True:
+            pass
+    """,
+        ALL,
+    )
+    result.assert_outcomes(failed=6)
+
+
+def test_fixtures_have_the_same_limit(run_pytest: Run) -> None:
+    result = run_pytest(
+        """
+    import time, pytest, aevent
+
+    LOG = []
+
+    @pytest.fixture
+    def outer():
+        yield
+        LOG.append("outer")
+
+    @pytest.fixture
+    async def hangs_before(outer):
+        await aevent.sleep_forever()
+
+    @pytest.fixture
+    def hangs_after(outer):
+        yield
+        time.sleep(1000)
+
+    @pytest.fixture
+    async def hangs_before_yield(outer):
+        await aevent.sleep_forever()
+        yield
+
+    def test_one(hangs_before): pass
+    def test_two(hangs_after): pass
+    async def test_three(hangs_before_yield): pass
+
+    @pytest.mark.aevent(timeout=None)
+    def test_ended():
+        assert LOG == ["outer"] * 3
+        LOG.clear()
+    """,
+        ALL,
+        "--aevent-timeout=0.1",
+    )
+    result.assert_outcomes(passed=6, errors=9)
+
+
+def test_what_does_not_react_is_left_behind(run_pytest: Run) -> None:
+    result = run_pytest(
+        """
+    import time, pytest, aevent
+    from aevent.testing import _timeouts
+    _timeouts.GRACE = 0.1
+
+    @pytest.mark.aevent(timeout=0.1)
+    def test_stubborn():
+        while True:
+            try:
+                time.sleep(1000)
+            except BaseException:
+                pass
+
+    def test_next():
+        time.sleep(0.001)
+    """,
+        "--aevent-backend=native",
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*was told to end, and does not. Tasks:*"])
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "soon"])
+def test_a_limit_that_is_none(run_pytest: Run, timeout: str) -> None:
+    result = run_pytest("def test_it(): pass", ALL, f"--aevent-timeout={timeout}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*timeout must be a positive number of seconds, not *"])
