@@ -77,6 +77,19 @@ def module_of_frame(holder: Any) -> str | None:
     return frame.f_globals.get("__name__", "?") if frame is not None else None
 
 
+def frame_owners(objects: list[Any]) -> dict[int, Any]:
+    """The suspended functions among the objects, by the identities of their frames.
+
+    Until 3.10 it is the frame that refers to the variables. It does not tell whose it is.
+    """
+    found: dict[int, Any] = {}
+    for each in objects:
+        attribute = FRAMES.get(type(each))
+        if attribute is not None and getattr(each, attribute) is not None:
+            found[id(getattr(each, attribute))] = each
+    return found
+
+
 def module_of_class(kind: type) -> str:
     """The name of its module; `"?"` if the class has something else there."""
     module: object = kind.__module__

@@ -31,6 +31,7 @@ from .holders import (
     ANONYMOUS,
     THREADS_OWN,
     attributes,
+    frame_owners,
     is_a,
     module_of_class,
     module_of_frame,
@@ -136,6 +137,8 @@ class _Search:
         #: What stands for a container that was replaced, by the identity of the first one.
         self.moved: dict[int, Any] = {}
         self.names = _module_names()
+        #: For 3.10, when the first frame is found.
+        self.frame_owners: dict[int, Any] | None = None
         self.kept: dict[str, bool] = {}
         self.alone = len(sys._current_frames()) == 1
 
@@ -186,6 +189,10 @@ class _Search:
             for holder, referent in found:
                 if type(holder) in _OURS or holder is self.old:
                     continue
+                if sys.version_info < (3, 11) and type(holder) is types.FrameType:
+                    if self.frame_owners is None:
+                        self.frame_owners = frame_owners(self.objects)
+                    holder = self.frame_owners.get(id(holder), holder)
                 self.old.setdefault(id(referent), referent)
                 self.holders.setdefault(id(referent), []).append(holder)
                 key = id(holder)
