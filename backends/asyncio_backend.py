@@ -144,12 +144,8 @@ class AsyncioBackend(HostBackend):
             return await main()
 
         if "loop_factory" in options and sys.version_info < (3, 11):
-            loop_factory = options.pop("loop_factory")
-            asyncio.set_event_loop_policy(_factory_policy(loop_factory))
-            try:
+            with _first_loop_by(options.pop("loop_factory")):
                 return asyncio.run(coroutine(), **options)
-            finally:
-                asyncio.set_event_loop_policy(None)
         if sys.version_info >= (3, 11):
             with asyncio.Runner(**options) as runner:
                 return runner.run(coroutine())
@@ -295,14 +291,21 @@ def describe(task: asyncio.Task[Any]) -> HostTask:
 _detached: set[asyncio.Task[None]] = set()
 
 
-def _factory_policy(
-    loop_factory: Callable[[], asyncio.AbstractEventLoop],
-) -> asyncio.AbstractEventLoopPolicy:
+@contextmanager
+def _first_loop_by(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[None]:
+    """The loop that asyncio makes next is that factory's, for Python 3.10; others are not."""
+    former = asyncio.get_event_loop_policy()
+
     class Policy(asyncio.DefaultEventLoopPolicy):
         def new_event_loop(self) -> asyncio.AbstractEventLoop:
+            asyncio.set_event_loop_policy(former)
             return loop_factory()
 
-    return Policy()
+    asyncio.set_event_loop_policy(Policy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(former)
 
 
 ADAPTER = AsyncioBackend

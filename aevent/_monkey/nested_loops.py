@@ -190,21 +190,31 @@ def _prepare_uvloop(module: Any) -> None:
 
     def run_forever(self: Any) -> None:
         """Run the event loop until stop() is called: in a real thread, since it waits in C."""
+        # Who takes it first: the thread that begins, or we, who do not want it to begin any more.
+        begun = originals.allocate_lock()
         done = _core.Event()
         try:
-            _core.offload(_run_and_tell, original, self, done)
-        except _core.Cancelled:
-            self.call_soon_threadsafe(self.stop)
-            with _core.CancelScope(shield=True):
-                done.wait()
+            _core.offload(_run_and_tell, original, self, begun, done)
+        except BaseException:
+            # Cancelled, or a signal handler has raised, or the loop itself has.
+            if not begun.acquire(False):
+                if not done.is_set():
+                    self.call_soon_threadsafe(self.stop)
+                with _core.CancelScope(shield=True):
+                    done.wait()
             raise
 
     module.Loop.run_forever = _core.PatchedMethod(
         original, run_forever, "run_forever", "Loop.run_forever", "uvloop"
     )
+    _shield_clean_up(module.Loop, "run_until_complete")
 
 
-def _run_and_tell(run_forever: Callable[[Any], None], loop: Any, done: _core.Event) -> None:
+def _run_and_tell(
+    run_forever: Callable[[Any], None], loop: Any, begun: Any, done: _core.Event
+) -> None:
+    if not begun.acquire(False):
+        return
     try:
         run_forever(loop)
     finally:

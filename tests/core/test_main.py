@@ -240,6 +240,9 @@ def test_a_folder_and_a_zip_file_that(what: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.write(tmp_path / "folder" / "__main__.py", "__main__.py")
     check("folder", "x", cwd=tmp_path)
+    if sys.version_info < (3, 11) and what == "raises":
+        # `exceptiongroup`, which is imported there, prints tracebacks with the lines of zip files.
+        pytest.skip("Python 3.10 itself does not show the lines of a zip file")
     check("archive.zip", "x", cwd=tmp_path)
 
 
