@@ -236,7 +236,7 @@ def thread_pool(name: str, kind: str, operation: str) -> Benchmark:
         workload="thread_pool",
         parameters={"kind": kind},
         runtimes=AEVENT + PEERS,
-        targets=at_most(1, informative=True) + at_most(1, "threads", informative=True),
+        targets=at_most(1) + at_most(1, "threads"),
         max_rounds=3,
     )
 

@@ -681,3 +681,43 @@ def test_nothing_is_kept() -> None:
             assert alive_queue() is None
 
     aevent.run(main)
+
+
+@pytest.mark.parametrize("backend", ["native", "asyncio", "trio"])
+def test_who_only_puts_lets_those_who_take_have_their_turn(
+    run_on: Callable[[str], Callable[..., Any]], backend: str
+) -> None:
+    items: queue.SimpleQueue[int] = queue.SimpleQueue()
+    deepest = 0
+
+    def take() -> None:
+        for _ in range(20_000):
+            items.get()
+
+    def main() -> None:
+        nonlocal deepest
+        taker = threading.Thread(target=take)
+        taker.start()
+        for number in range(20_000):
+            items.put(number)
+            deepest = max(deepest, items.qsize())
+        taker.join()
+
+    run_on(backend)(main)
+    assert deepest < 1000
+
+
+def test_a_coroutine_that_only_puts_is_not_interrupted() -> None:
+    items: queue.SimpleQueue[int] = queue.SimpleQueue()
+    ran: list[None] = []
+
+    async def main() -> None:
+        thread = threading.Thread(target=ran.append, args=(None,))
+        thread.start()
+        for number in range(5000):
+            items.put(number)
+        assert not ran
+        await aevent.checkpoint()
+
+    aevent.run(main)
+    assert ran

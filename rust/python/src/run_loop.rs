@@ -34,9 +34,9 @@ pub use driver::Driver;
 pub use stack_loop::stack_address;
 use this_thread::THREAD;
 pub use this_thread::{
-    Aside, breathe_after_refusal, breathe_now_and_then, cooperates, cooperating, cooperating_loop,
-    current, current_address, driven_loop, existing, interrupted_is_green, is_child_of_a_fork,
-    obtain, running, thread_identity,
+    Aside, breathe_after_refusal, breathe_if_green, breathe_now_and_then, cooperates, cooperating,
+    cooperating_loop, current, current_address, driven_loop, existing, interrupted_is_green,
+    is_child_of_a_fork, obtain, running, thread_identity,
 };
 
 use crate::errors::{self, Outcome, Raised};

@@ -157,6 +157,11 @@ unsafe extern "C" fn put(this: Object, args: *const Object, nargs: isize, names:
         // SAFETY: passed on as they came.
         return unsafe { PUT.call(this, args, nargs, names) };
     }
+    // Who only puts would fill the queue for a whole slice, with more than the takers' share of turns can
+    // ever take out again.
+    if let Err(raised) = run_loop::breathe_if_green() {
+        return raw::give(Err(raised));
+    }
     // SAFETY: called by the interpreter on a queue, with one argument.
     unsafe {
         let py = Python::assume_attached();

@@ -156,6 +156,13 @@ pub fn breathe_now_and_then() -> Outcome<()> {
 /// must let the others run, as if it were preempted. A coroutine counts on running until it awaits.
 #[cold]
 pub fn breathe_after_refusal() -> Outcome<()> {
+    breathe_if_green()
+}
+
+/// The same for a call after which nobody expects others to have run, such as one that never waits: a
+/// coroutine counts on running until it awaits.
+#[inline(always)]
+pub fn breathe_if_green() -> Outcome<()> {
     match cooperating() {
         Some(task) if state(task).kind == Kind::Green => breathe_now_and_then(),
         _ => Ok(()),
