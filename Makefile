@@ -132,6 +132,10 @@ conformance: build  ## CPython's own tests, patched, against plain Python (ARGS=
 host-suites: build  ## asyncio's, trio's and anyio's own tests, patched (ARGS=… goes to tests/hosts/run.py)
 	$(BIN)/python tests/hosts/run.py $(ARGS)
 
+.PHONY: anyio-suite
+anyio-suite: build  ## anyio's own tests on the backend aevent, against its trio backend (ARGS=… goes to tests/anyio/run.py)
+	$(BIN)/python tests/anyio/run.py $(ARGS)
+
 .PHONY: lint
 lint: $(STAMPS)/dev  ## formatting and lints of Rust and Python
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo "rustfmt was not found. With rustup: rustup component add rustfmt" >&2; exit 1; }

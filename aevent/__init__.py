@@ -76,6 +76,6 @@ from ._time import sleep_forever as sleep_forever
 from ._time import sleep_until as sleep_until
 
 # Not a patch: anyio gets to know the name of one more backend.
-_integrations.register_with_anyio()
+_integrations.register_backend()
 
 __version__ = "0.1.0"

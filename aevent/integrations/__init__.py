@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from .._imports import when_imported
-from . import anyio
+from . import anyio, httpx
 
 #: The package, which is also the name of the file here, to its module that has to be imported.
 MODULES = {
@@ -29,9 +29,14 @@ def install(excluded: Iterable[str]) -> None:
             when_imported(module, _Tell(package))
 
 
-def register_with_anyio() -> None:
-    """Has anyio know the backend "aevent", now or when it is imported. Imports nothing of it."""
+def register_backend() -> None:
+    """Has anyio know the backend "aevent", and those who ask for backends by name accept it.
+
+    Now, or when they are imported; imports nothing of theirs.
+    """
     when_imported("anyio._core._eventloop", anyio.apply)
+    when_imported("httpcore._synchronization", httpx.apply_to_httpcore)
+    when_imported("httpx._transports.asgi", httpx.apply_to_asgi)
 
 
 class _Tell:

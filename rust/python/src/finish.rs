@@ -50,7 +50,13 @@ pub fn spawn(event_loop: &Loop, start: Start<'_>) -> TaskRef {
             root
         }
     });
-    event_loop.scheduler.enqueue_fresh(task.clone());
+    if start.kind == Kind::Coroutine {
+        // In line with those that were woken: what is written for asyncio and trio counts on a new
+        // task's first step coming before the second one of a task that was started earlier.
+        event_loop.scheduler.enqueue(task.clone());
+    } else {
+        event_loop.scheduler.enqueue_fresh(task.clone());
+    }
     task
 }
 
