@@ -45,6 +45,11 @@ from ._portals import has_portal as has_portal
 from ._portals import per_task as per_task
 from ._portals import with_portal_run as with_portal_run
 from ._portals import with_portal_run_sync as with_portal_run_sync
+from ._processes import Process as Process
+from ._processes import ReceivePipe as ReceivePipe
+from ._processes import SendPipe as SendPipe
+from ._processes import open_process as open_process
+from ._processes import run_process as run_process
 from ._run import run as run
 from ._run import runner as runner
 from ._scopes import CancelScope as CancelScope
@@ -55,6 +60,8 @@ from ._scopes import move_on_after as move_on_after
 from ._scopes import move_on_at as move_on_at
 from ._setup import patch_ as patch_
 from ._setup import setup as setup
+from ._signal_receiver import SignalReceiver as SignalReceiver
+from ._signal_receiver import open_signal_receiver as open_signal_receiver
 from ._sync import BoundedSemaphore as BoundedSemaphore
 from ._sync import Condition as Condition
 from ._sync import Event as Event

@@ -80,6 +80,7 @@ __all__ = [
     "in_task",
     "is_fifo",
     "jump_clock",
+    "keep_generator_hooks",
     "keep_running_loops",
     "lend_context",
     "local",
@@ -884,6 +885,14 @@ def adopt_local(local: local, former: object) -> None:
 
     In a host's task and outside tasks, the OS thread's: there it has what was put into `former`, a
     local of either type that is not to be used any more, or `None`.
+    """
+
+def keep_generator_hooks(
+    set_hooks: Callable[..., object], before: tuple[Any, ...], now: tuple[Any, ...]
+) -> None:
+    """The running task has set the interpreter's hooks for async generators.
+
+    They are its own from now on: while others run there are those of `before`.
     """
 
 def keep_running_loops(original: Callable[[Any], None]) -> None:

@@ -249,8 +249,14 @@ async def _run_main_thread(
 
 
 @contextmanager
-def _named_to_sniffio() -> Iterator[None]:
-    """Has sniffio say "aevent" in this OS thread, outside green threads."""
+def _named_to_sniffio(is_async: bool) -> Iterator[None]:
+    """Has sniffio say "aevent" in this OS thread, if its main task is async.
+
+    Once it is patched, each task has a name of its own; until then green threads see this one, too.
+    """
+    if not is_async:
+        yield
+        return
     import sniffio  # importing aevent need not import it
 
     former, sniffio.thread_local.name = sniffio.thread_local.name, "aevent"
@@ -261,7 +267,9 @@ def _named_to_sniffio() -> Iterator[None]:
 
 
 @contextmanager
-def driving_natively(token: NativeToken, generators: AsyncGenerators) -> Iterator[None]:
+def driving_natively(
+    token: NativeToken, generators: AsyncGenerators, is_async: bool = True
+) -> Iterator[None]:
     """Around `run_native`, which may be called several times for one `token` and its children."""
     former = _runner.set(token.children)
     try:
@@ -270,7 +278,7 @@ def driving_natively(token: NativeToken, generators: AsyncGenerators) -> Iterato
             wakeups(),
             token.stands_for_thread(),
             generators.watched(),
-            _named_to_sniffio(),
+            _named_to_sniffio(is_async),
         ):
             yield
     finally:
@@ -287,8 +295,9 @@ def _run_natively(
     token = NativeToken(children)
     generators = AsyncGenerators(token)
     try:
-        with clock or contextlib.nullcontext(), driving_natively(token, generators):
-            if is_coroutine_function(fn):
+        is_async = is_coroutine_function(fn)
+        with clock or contextlib.nullcontext(), driving_natively(token, generators, is_async):
+            if is_async:
 
                 async def main() -> Any:
                     try:

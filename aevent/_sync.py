@@ -2,7 +2,9 @@
 
 They are the standard library's classes as far as synchronous code is concerned, and stand in its
 modules after `setup()`. Async code uses `async with`, or the methods whose names begin with
-`async_`. One object can be waited for by all kinds at the same time, first come, first served.
+`async_`. Most of these are in the bindings; here are those that do more than wait.
+
+One object can be waited for by all kinds at the same time, first come, first served.
 """
 
 from __future__ import annotations
@@ -19,13 +21,6 @@ from ._core import Lock as Lock
 from ._core import RLock as RLock
 from ._core import Semaphore as Semaphore
 from ._core import SimpleQueue as SimpleQueue
-
-
-async def _acquire(self: Lock | Semaphore) -> bool:
-    """Takes it, waiting if need be. A checkpoint. Cancellation leaves it untaken."""
-    await checkpoint()
-    await wait(self._acquire_wait())
-    return True
 
 
 async def _acquire_reentrant(self: RLock) -> bool:
@@ -50,13 +45,6 @@ async def _exit(
     traceback: TracebackType | None,
 ) -> None:
     self.release()
-
-
-async def _event_wait(self: Event) -> bool:
-    """Waits until it is set. A checkpoint, also if it is."""
-    await checkpoint()
-    await wait(self._wait())
-    return True
 
 
 async def _condition_acquire(self: Condition) -> bool:
@@ -87,12 +75,6 @@ async def _condition_wait(self: Condition) -> bool:
     return True
 
 
-async def _queue_get(self: SimpleQueue[Any]) -> Any:
-    """Takes the next item, waiting if need be. A checkpoint. Cancellation loses no item."""
-    await checkpoint()
-    return await wait(self._get_wait())
-
-
 async def _queue_put(self: SimpleQueue[Any], item: Any) -> None:
     """Appends an item. A checkpoint; never waits."""
     await checkpoint()
@@ -107,10 +89,7 @@ def _attach(kind: type, **methods: Any) -> None:
         setattr(kind, name, function)
 
 
-for _kind in (Lock, Semaphore):
-    _attach(_kind, async_acquire=_acquire, __aenter__=_enter, __aexit__=_exit)
 _attach(RLock, async_acquire=_acquire_reentrant, __aenter__=_enter, __aexit__=_exit)
-_attach(Event, async_wait=_event_wait)
 _attach(
     Condition,
     async_acquire=_condition_acquire,
@@ -118,4 +97,4 @@ _attach(
     __aenter__=_enter,
     __aexit__=_exit,
 )
-_attach(SimpleQueue, async_get=_queue_get, async_put=_queue_put)
+_attach(SimpleQueue, async_put=_queue_put)

@@ -23,14 +23,15 @@ from .._imports import find_by_others
 from . import nested_loops, originals, patcher, real_threads
 from .threading import HOSTS, SystemThread
 
-#: What tells one thread from another. A host's loop may run in a green thread, and is then that
-#: thread's; outside them these answer as the originals do.
+#: What tells one thread from another, or is kept for each. A host's loop may run in a green thread,
+#: and is then that thread's; outside them these answer as the originals do.
 _IDENTITY = {
     ("_thread", "get_ident"),
     ("_thread", "_local"),
     ("threading", "get_ident"),
     ("threading", "current_thread"),
     ("threading", "local"),
+    ("sys", "set_asyncgen_hooks"),
 }
 
 #: Module name to attribute to a pair: what is in the module, and what the hosts get for it.

@@ -39,6 +39,8 @@ def task_local(former: Any) -> _core.local:
             names = {**vars(kind)}
             for name in ("__dict__", "__weakref__"):
                 names.pop(name, None)
+            if kind.__module__.partition(".")[0] == "sniffio":
+                names["__init__"] = _name_the_loop
             kind = type(kind.__name__, (_core.local,), names)
         else:
             kind = _core.local
@@ -47,6 +49,12 @@ def task_local(former: Any) -> _core.local:
         known = _locals[id(former)] = former, local
         _locals[id(local)] = local, local
     return known[1]
+
+
+def _name_the_loop(local: Any) -> None:
+    """What sniffio says in a coroutine of the native loop. A green thread runs none by itself."""
+    if _core.task_kind() == "coroutine":
+        local.name = "aevent"
 
 
 def _prepare_asyncio_events(module: Any) -> None:

@@ -1,8 +1,12 @@
-"""`sys`: trace and profile functions are the green thread's that has set them."""
+"""`sys`: what is kept for each thread is the green thread's that has set it.
+
+That is trace and profile functions, and the hooks for async generators.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from .. import _core
 from . import patcher
@@ -11,8 +15,18 @@ _core.set_tracing_functions(sys.gettrace, sys.settrace, sys.getprofile, sys.setp
 
 settrace = _core.settrace
 setprofile = _core.setprofile
+_set_asyncgen_hooks = sys.set_asyncgen_hooks
+_get_asyncgen_hooks = sys.get_asyncgen_hooks
+
+
+def set_asyncgen_hooks(*args: Any, **kwargs: Any) -> None:
+    """An event loop sets them for as long as it runs; in a task, that may be beside others."""
+    before = _get_asyncgen_hooks()
+    _set_asyncgen_hooks(*args, **kwargs)
+    _core.keep_generator_hooks(_set_asyncgen_hooks, tuple(before), tuple(_get_asyncgen_hooks()))
 
 
 def patch() -> None:
     patcher.function(sys, "settrace", settrace)
     patcher.function(sys, "setprofile", setprofile)
+    patcher.function(sys, "set_asyncgen_hooks", set_asyncgen_hooks)

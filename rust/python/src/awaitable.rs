@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyBool, PyType};
 
 use crate::run_loop::{self, Driver};
 use crate::wait::Wait;
@@ -33,6 +33,11 @@ pub fn give(py: Python<'_>, wait: Wait) -> PyResult<Py<PyAny>> {
         Some(on_host) if !is_native => on_host.call1(py, (wait,)),
         _ => Ok(wait.into_any()),
     }
+}
+
+/// `True`, which taking something gives in asynchronous code as in synchronous.
+pub fn truth(py: Python<'_>) -> Py<PyAny> {
+    PyBool::new(py, true).to_owned().into_any().unbind()
 }
 
 /// Says which methods are async.

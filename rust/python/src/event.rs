@@ -11,6 +11,7 @@ use pyo3::exceptions::PyDeprecationWarning;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::awaitable;
 use crate::run_loop;
 use crate::wait::{self, Pollable, Wait};
 
@@ -202,6 +203,12 @@ impl Event {
     /// A coroutine's wait for it.
     fn _wait(&self) -> Wait {
         Wait::new(Box::new(EventWait::new(self.shared().clone())))
+    }
+
+    /// See `_core.pyi`.
+    fn async_wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let wait = Wait::checkpoint(Box::new(EventWait::new(self.shared().clone())));
+        awaitable::give(py, wait.giving(awaitable::truth(py)))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

@@ -114,6 +114,16 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waker::HostWaker>()?;
 
     awaitable::register(vec![
+        (py.get_type::<event::Event>().unbind(), &["async_wait"]),
+        (py.get_type::<lock::Lock>().unbind(), &["async_acquire"]),
+        (
+            py.get_type::<semaphore::Semaphore>().unbind(),
+            &["async_acquire"],
+        ),
+        (
+            py.get_type::<simple_queue::SimpleQueue>().unbind(),
+            &["async_get"],
+        ),
         (
             py.get_type::<limiter::CapacityLimiter>().unbind(),
             &["acquire", "acquire_on_behalf_of"],
@@ -162,6 +172,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(offload::offload, module)?)?;
     module.add_function(wrap_pyfunction!(offload::start_worker, module)?)?;
     module.add_function(wrap_pyfunction!(running_loop::keep_running_loops, module)?)?;
+    module.add_function(wrap_pyfunction!(
+        running_loop::keep_generator_hooks,
+        module
+    )?)?;
     module.add_function(wrap_pyfunction!(running_loop::set_running_loop, module)?)?;
     module.add_function(wrap_pyfunction!(wait::shielded_checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;

@@ -15,6 +15,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::awaitable;
 use crate::errors::{self, Outcome, Raised};
 use crate::raw::{self, Definition};
 use crate::run_loop;
@@ -177,11 +178,17 @@ impl Pollable for AcquireWait {
     }
 }
 
+impl AcquireWait {
+    fn new(lock: &wait_queue::Lock) -> Self {
+        Self {
+            lock: lock.clone(),
+            acquire: Some(lock.lock()),
+        }
+    }
+}
+
 fn acquire_wait(lock: &wait_queue::Lock) -> Wait {
-    Wait::new(Box::new(AcquireWait {
-        lock: lock.clone(),
-        acquire: Some(lock.lock()),
-    }))
+    Wait::new(Box::new(AcquireWait::new(lock)))
 }
 
 /// See `_core.pyi`.
@@ -233,6 +240,29 @@ impl Lock {
     fn _at_fork_reinit(&self) {
         self.raw.lock.reset();
         self.raw.holder.store(0, Ordering::Relaxed);
+    }
+
+    /// See `_core.pyi`.
+    fn async_acquire(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let wait = Wait::checkpoint(Box::new(AcquireWait::new(&self.raw.lock)));
+        awaitable::give(py, wait.giving(awaitable::truth(py)))
+    }
+
+    fn __aenter__(slf: Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let wait = Wait::checkpoint(Box::new(AcquireWait::new(&slf.get().raw.lock)));
+        awaitable::give(slf.py(), wait.giving(slf.into_any().unbind()))
+    }
+
+    fn __aexit__(
+        &self,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<Wait> {
+        if !self.raw.release() {
+            return Err(PyRuntimeError::new_err("release unlocked lock"));
+        }
+        Ok(Wait::over())
     }
 
     /// How many wait for it.

@@ -413,14 +413,14 @@ fn leave(py: Python<'_>, event_loop: &Loop, me: TaskRef, message: Message) -> Py
     drop(portal);
     let running_loop = state(&me).running_loop;
     if !running_loop.is_null() {
-        running_loop::hide();
+        running_loop::hide(&me);
     }
     state(&me).frozen = stack::current();
     // SAFETY: the host's greenlet is suspended in `switch_in`.
     let result = unsafe { stack::switch(home) };
     if !running_loop.is_null() {
         // SAFETY: the task that goes on is the one that has noted it.
-        unsafe { running_loop::show(running_loop) };
+        unsafe { running_loop::show(&me, running_loop) };
     }
     let frozen = std::mem::replace(&mut state(&me).frozen, null_mut());
     release(frozen);

@@ -404,10 +404,10 @@ impl Loop {
     #[inline(never)]
     fn leave_with_loop(&self, me: &Task<Payload>, next: Next) -> Outcome<()> {
         let own = me.payload.state().running_loop;
-        running_loop::hide();
+        running_loop::hide(me);
         let result = self.leave_stack(me, next);
         // SAFETY: the task that is back is the one that has noted it.
-        unsafe { running_loop::show(own) };
+        unsafe { running_loop::show(me, own) };
         result
     }
 

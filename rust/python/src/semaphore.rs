@@ -13,6 +13,7 @@ use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::awaitable;
 use crate::event;
 use crate::run_loop;
 use crate::wait::{self, Pollable, Wait};
@@ -248,6 +249,27 @@ impl Semaphore {
     fn release(&self, n: Count) -> PyResult<()> {
         self.give(n.released()?);
         Ok(())
+    }
+
+    /// See `_core.pyi`.
+    fn async_acquire(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let wait = Wait::checkpoint(Box::new(PermitWait::new(&self.semaphore)));
+        awaitable::give(py, wait.giving(awaitable::truth(py)))
+    }
+
+    fn __aenter__(slf: Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let wait = Wait::checkpoint(Box::new(PermitWait::new(&slf.get().semaphore)));
+        awaitable::give(slf.py(), wait.giving(slf.into_any().unbind()))
+    }
+
+    fn __aexit__(
+        slf: &Bound<'_, Self>,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<Wait> {
+        Self::__exit__(slf, _kind, _error, _traceback)?;
+        Ok(Wait::over())
     }
 
     /// How many permits are free.

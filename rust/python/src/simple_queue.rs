@@ -17,6 +17,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::awaitable;
 use crate::errors::Raised;
 use crate::lock;
 use crate::raw::{self, Definition, Parsed};
@@ -267,6 +268,12 @@ impl SimpleQueue {
     /// A coroutine's wait for an item, which is its result.
     fn _get_wait(slf: Bound<'_, Self>) -> Wait {
         Wait::new(Box::new(ItemWait::new(slf)))
+    }
+
+    /// See `_core.pyi`.
+    fn async_get(slf: Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        awaitable::give(py, Wait::checkpoint(Box::new(ItemWait::new(slf))))
     }
 
     #[classmethod]

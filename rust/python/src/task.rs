@@ -147,6 +147,8 @@ pub struct State {
     pub itself: Option<TaskRef>,
     /// The asyncio loop that it runs: see `running_loop`. Owned; null for most.
     pub running_loop: Object,
+    /// The hooks for async generators that it has set. If there are any, `running_loop` is not null.
+    pub generator_hooks: Option<Box<crate::running_loop::Hooks>>,
     /// Its dictionaries for `threading.local` objects, for removal at its end.
     pub locals: Vec<Py<PyAny>>,
     /// Its trace and profile functions, while another task's are installed.
@@ -199,6 +201,7 @@ impl Payload {
             portal: None,
             itself: None,
             running_loop: null_mut(),
+            generator_hooks: None,
             inside: Vec::new(),
             locals: Vec::new(),
             tracing: None,

@@ -312,6 +312,8 @@ pub struct Wait {
     target: Option<Box<dyn Pollable>>,
     /// What it was for, from its end until somebody has it.
     outcome: Option<PyResult<Py<PyAny>>>,
+    /// What it gives instead, if nothing goes wrong.
+    value: Option<Py<PyAny>>,
     checkpoint: Checkpoint,
 }
 
@@ -332,6 +334,7 @@ impl Wait {
         Self {
             target: Some(target),
             outcome: None,
+            value: None,
             checkpoint: Checkpoint::No,
         }
     }
@@ -346,6 +349,12 @@ impl Wait {
         wait
     }
 
+    /// The same, whose result is `value`.
+    pub fn giving(mut self, value: Py<PyAny>) -> Self {
+        self.value = Some(value);
+        self
+    }
+
     /// A checkpoint and nothing else.
     pub fn checkpoint_only() -> Self {
         Self::checkpoint(Box::new(Nothing))
@@ -356,6 +365,7 @@ impl Wait {
         Self {
             target: None,
             outcome: None,
+            value: None,
             checkpoint: Checkpoint::No,
         }
     }
@@ -380,8 +390,12 @@ impl Wait {
             None => true,
             Some(target) => {
                 if target.poll_for(task, cx).is_ready() {
-                    self.outcome = Some(target.result(py));
+                    let result = target.result(py);
                     self.target = None;
+                    self.outcome = Some(match self.value.take() {
+                        Some(value) => result.map(|_| value),
+                        None => result,
+                    });
                     true
                 } else {
                     false
