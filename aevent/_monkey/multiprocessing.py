@@ -35,6 +35,18 @@ def natively(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def shielded(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`original`, not cancelled: it ends processes, does so only once, and waits for nobody else."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _core.in_task():
+            return original(*args, **kwargs)
+        with _core.CancelScope(shield=True):
+            return original(*args, **kwargs)
+
+    return call
+
+
 def _patch_connection(module: Any) -> None:
     # They have taken `os.read` and `os.write` for defaults of arguments.
     for name, function in (("_send", os.write), ("_recv", os.read)):
@@ -72,6 +84,7 @@ def _patch_pool(module: Any) -> None:
 
     __init__.__wrapped__ = original  # type: ignore[attr-defined]
     patcher.method(kind, "__init__", __init__)
+    patcher.method(kind, "terminate", shielded(kind.terminate))
 
     def end_thread_pools(children: _core.Children, abandoned: bool) -> None:
         """What has lost its threads is not to be ended again when the interpreter is."""
@@ -83,6 +96,11 @@ def _patch_pool(module: Any) -> None:
                 _thread_pools.discard(pool)
 
     _run.after_threads_end.append(end_thread_pools)
+
+
+def _patch_managers(module: Any) -> None:
+    kind = module.BaseManager
+    patcher.method(kind, "__exit__", shielded(kind.__exit__))
 
 
 def _patch_util(module: Any) -> None:
@@ -121,3 +139,4 @@ def patch() -> None:
     when_imported("multiprocessing.queues", _patch_queues)
     when_imported("multiprocessing.resource_sharer", _patch_resource_sharer)
     when_imported("multiprocessing.pool", _patch_pool)
+    when_imported("multiprocessing.managers", _patch_managers)

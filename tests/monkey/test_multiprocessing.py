@@ -252,6 +252,36 @@ def test_a_simple_queue_has_many_readers() -> None:
     assert sorted(got) == [0, 1, 2, 3, 4]
 
 
+def _never_ends(begun: Any) -> None:
+    begun.set()
+    while True:
+        time.sleep(3600)
+
+
+def test_what_is_cancelled_in_a_pool_leaves_no_process() -> None:
+    begun = fork.Event()
+
+    def work() -> None:
+        with fork.Pool(2, initializer=_never_ends, initargs=(begun,)) as pool:
+            pool.map(abs, [1, 2])
+
+    with aevent.TaskGroup() as group:
+        scope = group.spawn(work)
+        begun.wait()
+        scope.cancel()
+    assert multiprocessing.active_children() == []
+
+
+def test_what_is_cancelled_beside_a_manager_leaves_no_process() -> None:
+    with aevent.CancelScope() as scope, fork.Manager() as manager:
+        shared = manager.list([1])
+        assert shared[0] == 1
+        scope.cancel()
+        time.sleep(3600)
+    assert scope.cancelled_caught
+    assert multiprocessing.active_children() == []
+
+
 def test_a_pool_of_processes() -> None:
     with heartbeat() as heart, fork.Pool(2) as pool:
         assert pool.map(abs, range(-5, 0)) == [5, 4, 3, 2, 1]
