@@ -36,7 +36,7 @@ def natively(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shielded(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`original`, not cancelled: it ends processes, does so only once, and waits for nobody else."""
+    """`original`, not cancelled: it ends processes, only once, and waits for nobody else."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if not _core.in_task():
