@@ -15,7 +15,7 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -91,6 +91,10 @@ class Backend(ABC):
     #: The names of the options that `run` takes.
     run_options: frozenset[str]
 
+    #: Whether every task of the host's gets a portal, from `begin_ticking` to `end_ticking`: those
+    #: that there are, and those that are started then.
+    portals_for_all = False
+
 
 class HostBackend(Backend):
     """An adapter to a loop that somebody else runs. One object per running loop."""
@@ -162,7 +166,18 @@ class HostBackend(Backend):
         else:
             fn()
 
+    def calling_anyio(self) -> AbstractContextManager[None]:
+        """What `call_in_host` calls may use anyio in it, though it is called outside of a task."""
+        return nullcontext()
+
     # --- the host's tasks ---
+
+    @abstractmethod
+    def is_running(self) -> bool | None:
+        """Whether the caller is in the loop that this drives; `None` if it is in no loop at all.
+
+        It is in another if a task or a green thread runs one of its own.
+        """
 
     @abstractmethod
     def install_portal(self, task: Any = None) -> None:

@@ -1401,10 +1401,11 @@ def await_here(iterator: Any) -> Any:
     RuntimeError outside a task.
     """
 
-def replace_coroutine(task: object, coroutine: object, portal: Portal[Any]) -> None:
-    """Has `task`, whose type hides its coroutine, go on with `portal` instead of `coroutine`.
+def replace_coroutine(task: object, accessor: Callable[[Any], object], portal: Portal[Any]) -> None:
+    """Has `task`, whose type hides its coroutine, go on with `portal` instead.
 
-    RuntimeError if the object does not hold the coroutine in exactly one place.
+    `accessor(task)` is the coroutine: a method of the type in C. RuntimeError, and nothing is changed, if
+    the portal is not around that, or if the object does not own it in exactly one place.
     """
 
 # --- Files ----------------------------------------------------------------------------------------

@@ -399,6 +399,9 @@ async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.
     assert isinstance(adapter, HostBackend)
     adapter.attach()
     try:
+        if adapter.portals_for_all:
+            # The running task has one, too, from its next step on.
+            await checkpoint()
         children = _core.Children(keeps_errors=False)
         token = _runner.set(children)
         former = _core.set_home(children)

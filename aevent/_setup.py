@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import _run, _signals, integrations
-from ._backend import check_name, load
+from ._backend import HostBackend, check_name, load
 from ._exceptions import AeventError, AeventWarning
 from ._monkey import hosts, originals, patcher, threading
 from ._monkey import rebind as early
@@ -46,12 +46,14 @@ def setup(
     rebind: bool = True,
     real_threads: Iterable[str] = (),
     preempt: bool | None = None,
+    portals: str | None = None,
 ) -> None:
     """Patches the standard library and chooses the backend that `run` uses by default.
 
     `backend` is "native", "asyncio" or "trio"; default `AEVENT_BACKEND`, else native. `exclude`
-    names modules of the standard library to leave alone, and drivers that are told how to wait in
-    tasks when they are imported ("psycopg", "psycopg2"). Call it before other imports.
+    names modules of the standard library to leave alone, drivers that are told how to wait in tasks
+    when they are imported ("psycopg", "psycopg2"), and "anyio", whose task groups are given
+    portals and `spawn`. Call it before other imports.
 
     What was imported earlier is searched for names that stand for what is patched now, and for
     locks that serve OS threads only; both are replaced, wherever they are held. `rebind=False`
@@ -65,18 +67,25 @@ def setup(
     never does, nor what runs under `native()`, nor a call into C. That takes a real-time signal
     that nobody uses; `preempt=False` does without.
 
+    In programs of asyncio's and trio's, tasks may call synchronous code that waits if they have a
+    portal: those that a task group of aevent's or anyio's has started, and others after
+    `per_task()`. With `portals="all"`, all of them do while a runner is entered; "groups" is the
+    default.
+
     Calling it again with the same backend is fine; with another it is an error, since patched code
     is the same for all backends and `run(…, backend=…)` chooses one for a single call.
     """
     name = check_name(backend or os.environ.get("AEVENT_BACKEND") or "native")
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
-    known = (*MODULES, *integrations.MODULES)
+    known = (*MODULES, *integrations.MODULES, "anyio")
     unknown = [module for module in excluded if module not in known]
     if unknown:
         raise AeventError(
             f"exclude names {unknown[0]!r}, which aevent does not patch: choose from "
             f"{', '.join(known)}"
         )
+    if portals not in (None, "groups", "all"):
+        raise AeventError(f"portals is 'groups' or 'all', not {portals!r}")
     REAL_THREADS.update([real_threads] if isinstance(real_threads, str) else real_threads)
     if _run.chosen_backend is not None:
         if _run.chosen_backend != name and not _run.backend_is_given:
@@ -86,6 +95,8 @@ def setup(
                 f"aevent.run(…, backend={name!r}) where you want another."
             )
         hosts.keep_originals()
+        if portals is not None:
+            HostBackend.portals_for_all = portals == "all"
         if preempt is not None:
             _set_preemption(preempt)
         return
@@ -111,6 +122,7 @@ def setup(
         after_in_child=threading.after_fork_in_child,
     )
     integrations.install(excluded)
+    HostBackend.portals_for_all = portals == "all"
     _set_preemption(preempt is not False and "signal" not in excluded)
     if rebind:
         for finding in early.rebind(hosts.belongs):

@@ -8,7 +8,7 @@ import math
 import sys
 from asyncio import events
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -132,6 +132,8 @@ class AsyncioBackend(HostBackend):
     def __init__(self) -> None:
         super().__init__()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._task_factory: Any = None
+        self._former_factory: Any = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         # anyio imports what it needs for asyncio when it is first asked. Not in a wait: an
@@ -162,10 +164,15 @@ class AsyncioBackend(HostBackend):
         self._loop = loop = asyncio.get_running_loop()
         loop.add_reader(_core.loop_fd(), self._turn)
         loop.call_soon(self._turn)
+        if self.portals_for_all:
+            self._begin_portals(loop)
 
     def end_ticking(self) -> None:
         assert self._loop is not None
         self._loop.remove_reader(_core.loop_fd())
+        if self._task_factory is not None and self._loop.get_task_factory() is self._task_factory:
+            self._loop.set_task_factory(self._former_factory)
+        self._task_factory = None
         self._loop = None
 
     def _turn(self) -> None:
@@ -178,6 +185,15 @@ class AsyncioBackend(HostBackend):
 
     def show(self) -> None:
         events._set_running_loop(self._loop)
+
+    def calling_anyio(self) -> AbstractContextManager[None]:
+        return _asyncio_is_running()
+
+    def is_running(self) -> bool | None:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return None
 
     def has_portal(self, task: Any) -> bool:
         return isinstance(task, asyncio.Future) and isinstance(
@@ -195,16 +211,26 @@ class AsyncioBackend(HostBackend):
             return
         coroutine = task.get_coro()
         portal = self.portal(coroutine)
-        try:
-            # asyncio's task in Python. The one in C shows its coroutine read-only.
+        if isinstance(task, _CTask):
+            _core.replace_coroutine(task, _CTask.get_coro, portal)
+        elif getattr(task, "_coro", None) is coroutine:
+            # asyncio's task in Python.
             task._coro = portal
-        except AttributeError:
-            _core.replace_coroutine(task, coroutine, portal)
         if task.get_coro() is not portal:
             raise AeventError(
-                f"the coroutine of {type(task).__name__} cannot be replaced while it runs. Start "
-                "the task with TaskGroup.spawn(), or the program with aevent.run()."
+                f"the coroutine of {type(task).__name__} cannot be replaced. Start the task with "
+                "TaskGroup.spawn(), or the program with aevent.run()."
             )
+
+    def _begin_portals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Gives a portal to every task of the loop's, and to those that will be."""
+        for task in asyncio.all_tasks(loop):
+            # One that hides its coroutine goes without; per_task() in it says so.
+            with suppress(RuntimeError):
+                self.install_portal(task)
+        former = self._former_factory = loop.get_task_factory()
+        self._task_factory = portal_factory(self, former)
+        loop.set_task_factory(self._task_factory)
 
     async def park(self, waker: _core.HostWaker) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -289,6 +315,39 @@ def describe(task: asyncio.Task[Any]) -> HostTask:
 
 # asyncio refers to its tasks weakly.
 _detached: set[asyncio.Task[None]] = set()
+
+
+def portal_factory(host: HostBackend, former: Any) -> Any:
+    """A task factory that gives each task a portal, and does what `former` does otherwise."""
+
+    def with_portal(coroutine: Any) -> Any:
+        if isinstance(coroutine, _core.Portal) or not isinstance(coroutine, Coroutine):
+            return coroutine
+        return host.portal(coroutine)
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        if former is None:
+            return asyncio.Task(with_portal(coroutine), loop=loop, **options)
+        return former(loop, with_portal(coroutine), **options)
+
+    if sys.version_info >= (3, 12):
+        eager: Any = asyncio.eager_task_factory
+        if getattr(former, "__code__", None) is eager.__code__:
+            # anyio knows an eager factory by its code, and has to know it. So this is one, too: it
+            # calls the constructor that the former is for.
+            (constructor,) = (cell.cell_contents for cell in former.__closure__)
+
+            def construct(coroutine: Any, /, **options: Any) -> Any:
+                return constructor(with_portal(coroutine), **options)
+
+            return asyncio.create_eager_task_factory(construct)
+    return factory
+
+
+#: asyncio's task in C, where there is one.
+_CTask: type[asyncio.Task[Any]] = (
+    asyncio.Task if asyncio.Task.__module__ == "_asyncio" else type("_Nothing", (), {})
+)
 
 
 @contextmanager

@@ -98,6 +98,7 @@ class TrioBackend(HostBackend):
         super().__init__()
         self._ticker: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._instrument: _PortalsForAll | None = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         return trio.run(main, **options)
@@ -106,9 +107,15 @@ class TrioBackend(HostBackend):
         self._token = trio.lowlevel.current_trio_token()
         self._ticker = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._turns, self._ticker, name="aevent scheduler")
+        if self.portals_for_all:
+            self._instrument = _PortalsForAll(self)
+            trio.lowlevel.add_instrument(self._instrument)
 
     def end_ticking(self) -> None:
         assert self._ticker is not None
+        if self._instrument is not None:
+            trio.lowlevel.remove_instrument(self._instrument)
+            self._instrument = None
         self._ticker.cancel()
         self._ticker = None
         self._token = None
@@ -121,6 +128,12 @@ class TrioBackend(HostBackend):
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(descriptor)
+
+    def is_running(self) -> bool | None:
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return None
 
     def has_portal(self, task: Any) -> bool:
         return isinstance(getattr(task, "coro", None), _core.Portal)
@@ -211,6 +224,27 @@ def describe(task: trio.lowlevel.Task) -> HostTask:
     nursery = task.parent_nursery
     parent = None if nursery is None else describe(nursery.parent_task)
     return HostTask(task, task.name, task.coro, task.context, parent)
+
+
+class _PortalsForAll(trio.abc.Instrument):
+    """Gives a portal to every task that there is below trio's main task, and to each new one."""
+
+    def __init__(self, host: TrioBackend) -> None:
+        self._host = host
+        # The running task's ancestor below trio's own; from there down, all but system tasks.
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        tasks = []
+        while task is not None and task.parent_nursery is not None:
+            tasks = [task]
+            task = task.parent_nursery.parent_task
+        while tasks:
+            task = tasks.pop()
+            host.install_portal(task)
+            for nursery in task.child_nurseries:
+                tasks += nursery.child_tasks
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self._host.install_portal(task)
 
 
 ADAPTER = TrioBackend

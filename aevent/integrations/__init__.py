@@ -11,6 +11,7 @@ from types import ModuleType
 
 from .._imports import when_imported
 from . import anyio, httpx
+from .anyio import host_groups
 
 #: The package, which is also the name of the file here, to its module that has to be imported.
 MODULES = {
@@ -24,6 +25,8 @@ applied: list[str] = []
 
 def install(excluded: Iterable[str]) -> None:
     """Has each package told when it is imported, unless it is excluded."""
+    if "anyio" not in excluded:
+        host_groups.install()
     for package, module in MODULES.items():
         if package not in excluded:
             when_imported(module, _Tell(package))

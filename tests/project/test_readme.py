@@ -70,6 +70,38 @@ def test_readme_program_runs(program: str, server_url: str, tmp_path: Path) -> N
     assert sorted(result.stdout.splitlines()) == [f"200 {url}" for url in urls]
 
 
+# In the documentation, what a whole program prints stands below it.
+DOCUMENTED = [
+    pytest.param(program, output, id=f"{path.stem}-{number}")
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    for number, (program, output) in enumerate(
+        re.findall(
+            r"^```python run\n(.*?)^```\n\n```output\n(.*?)^```$",
+            path.read_text(),
+            re.MULTILINE | re.DOTALL,
+        )
+    )
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["native", "asyncio", "trio"])
+@pytest.mark.parametrize(("program", "output"), DOCUMENTED)
+def test_documented_program_prints_what_is_said(
+    program: str, output: str, backend: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "documented_example.py"
+    path.write_text(program)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        env={**os.environ, "AEVENT_BACKEND": backend, "PYTHONUNBUFFERED": ""},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (result.stdout, result.stderr) == (output, "")
+
+
 def test_commands_that_the_readme_names_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))

@@ -641,13 +641,19 @@ pub fn await_natively(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<P
 /// Has `task`, a host's task object that hides its coroutine, go on with `portal` instead of
 /// `coroutine`.
 ///
-/// The object is searched for the pointer to the coroutine, which the caller has from the task's
-/// public accessor. It is replaced only if it stands there exactly once, so nothing else can be
-/// meant; the caller asks the accessor again afterwards.
+/// `accessor` is the method that says which it has, of the task's type in C and not of a subclass.
+///
+/// The object is searched for the pointer to the coroutine. It is replaced only if
+///
+/// - the pointer stands there exactly once: the field that the accessor has read is one such place,
+///   so there is no other;
+/// - the object tells the collector of exactly one reference to the coroutine: so that field owns it.
+///
+/// Nothing is assumed of where the field is. The caller asks the accessor again afterwards.
 #[pyfunction]
 pub fn replace_coroutine(
     task: &Bound<'_, PyAny>,
-    coroutine: &Bound<'_, PyAny>,
+    accessor: &Bound<'_, PyAny>,
     portal: Bound<'_, Portal>,
 ) -> PyResult<()> {
     let refuse = || {
@@ -656,6 +662,10 @@ pub fn replace_coroutine(
              TaskGroup.spawn(), or the program with aevent.run().",
         )
     };
+    let coroutine = accessor.call1((task,))?;
+    if !portal.get().coroutine.is(&coroutine) || owned_references(task, &coroutine) != 1 {
+        return Err(refuse());
+    }
     let size: usize = task.get_type().getattr("__basicsize__")?.extract()?;
     let words = size / size_of::<Object>();
     let start = task.as_ptr().cast::<Object>();
@@ -671,14 +681,40 @@ pub fn replace_coroutine(
         }
     }
     let index = found.ok_or_else(refuse)?;
-    // SAFETY: the word holds a reference to the coroutine, which only a field that owns it can:
-    // `get_coro` returned the same pointer. The field gets a reference to the portal instead, and
-    // the portal keeps the coroutine alive for the step that is running.
+    // SAFETY: the word is the field that the accessor has read, and owns a reference: see above. It
+    // gets one to the portal instead, and the portal keeps the coroutine alive for the step that may
+    // be running.
     unsafe {
         start.add(index).write(portal.into_any().into_ptr());
         ffi::Py_DECREF(coroutine.as_ptr());
     }
     Ok(())
+}
+
+/// How many references to `target` `object` tells the collector of.
+fn owned_references(object: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> usize {
+    struct Count {
+        target: Object,
+        found: usize,
+    }
+    unsafe extern "C" fn visit(object: Object, argument: *mut std::ffi::c_void) -> std::ffi::c_int {
+        // SAFETY: what was passed to the traversal below.
+        let count = unsafe { &mut *argument.cast::<Count>() };
+        count.found += usize::from(object == count.target);
+        0
+    }
+    let mut count = Count {
+        target: target.as_ptr(),
+        found: 0,
+    };
+    // SAFETY: a live object, visited by its own type's function, as the collector does, with the
+    // interpreter attached; the visitor runs no Python code.
+    unsafe {
+        if let Some(traverse) = (*ffi::Py_TYPE(object.as_ptr())).tp_traverse {
+            traverse(object.as_ptr(), visit, (&raw mut count).cast());
+        }
+    }
+    count.found
 }
 
 /// Drives `awaitable` from synchronous code in a task whose coroutines we step or a host steps.
