@@ -243,12 +243,15 @@ async def answer(number):
 async def main():
     finished = anyio.Event()
     answers = []
+    done = []
     async with anyio.from_thread.BlockingPortal() as portal:
         def work(number):
             answers.append(portal.call(answer, number))
             with portal.wrap_async_context_manager(context()) as value:
                 assert value == "entered"
-            if len(answers) == 3:
+            done.append(number)
+            # The last one only: after that the portal is closed.
+            if len(done) == 3:
                 portal.call(finished.set)
         for number in range(3):
             threading.Thread(target=work, args=(number,)).start()
