@@ -375,6 +375,8 @@ def test_eager_tasks_have_portals_from_their_first_step_on(loop: str) -> None:
                     await anyio.sleep(0)
 
     if loop == "uvloop":
+        if sys.version_info >= (3, 13):
+            pytest.skip("uvloop does not call an eager factory as Python 3.13 does")
         pytest.importorskip("uvloop").run(main())
     else:
         asyncio.run(main())
