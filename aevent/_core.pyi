@@ -1295,6 +1295,13 @@ def referrers(
 def print_exception(error: BaseException) -> None:
     """Reports an exception as the interpreter reports one that has ended a program."""
 
+def call_handling(error: BaseException, function: Callable[..., _T], /, *args: Any) -> _T:
+    """Calls `function(*args)`, for which `sys.exc_info()` is the error with its traceback as it is.
+
+    Raising it again for that would add to the traceback; until Python 3.10, `sys.exc_info()` keeps
+    its own.
+    """
+
 def statistics() -> dict[str, float]:
     """Figures about the thread's loop (ready tasks, timers, stacks, next deadline); empty if it has none."""
 

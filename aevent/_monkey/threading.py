@@ -123,15 +123,8 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
 
 def _report(thread: threading.Thread, error: BaseException) -> None:
     """Gives the exception that ended a thread to `threading.excepthook`."""
-    traceback = error.__traceback__
-    try:
-        raise error
-    except BaseException:
-        # The hook reads what is being handled, and this function has no business in it.
-        error.__traceback__ = traceback
-        thread._invoke_excepthook(thread)  # type: ignore[attr-defined]
-    finally:
-        del error, traceback
+    # The hook reads what is being handled.
+    _core.call_handling(error, thread._invoke_excepthook, thread)  # type: ignore[attr-defined]
 
 
 def join(self: threading.Thread, timeout: float | None = None) -> None:

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -199,7 +200,9 @@ def test_an_exception_goes_to_the_hook() -> None:
         "of a thread",
         thread,
     )
-    assert args.exc_traceback.tb_frame.f_code is not None
+    assert args.exc_traceback is args.exc_value.__traceback__
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(args.exc_traceback)]
+    assert frames == ["body"]
     assert [args.exc_type for args in system_exit] == [SystemExit]
 
 

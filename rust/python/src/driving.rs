@@ -3,6 +3,7 @@
 use std::ptr::null_mut;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -187,4 +188,27 @@ pub fn watch_signals(py: Python<'_>, descriptor: i32) -> PyResult<()> {
 pub fn print_exception(error: Bound<'_, PyAny>) {
     let py = error.py();
     PyErr::from_value(error).print_and_set_sys_last_vars(py);
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (error, function, /, *args))]
+pub fn call_handling<'py>(
+    error: Bound<'py, PyAny>,
+    function: Bound<'py, PyAny>,
+    args: Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let traceback = error.getattr("__traceback__")?;
+    let kind = error.get_type().into_any();
+    let (mut former, mut value, mut trace) = (null_mut(), null_mut(), null_mut());
+    // SAFETY: the first call gives references, which the last one takes back; that between them
+    // takes three of valid objects. Handlers nest like calls, in each greenlet.
+    unsafe {
+        ffi::PyErr_GetExcInfo(&mut former, &mut value, &mut trace);
+        ffi::PyErr_SetExcInfo(kind.into_ptr(), error.into_ptr(), traceback.into_ptr());
+    }
+    let result = function.call1(args);
+    // SAFETY: see above.
+    unsafe { ffi::PyErr_SetExcInfo(former, value, trace) };
+    result
 }

@@ -220,6 +220,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tracing::set_tracing_functions, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::setprofile, module)?)?;
     module.add_function(wrap_pyfunction!(driving::print_exception, module)?)?;
+    module.add_function(wrap_pyfunction!(driving::call_handling, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(portal::await_here, module)?)?;
     module.add_function(wrap_pyfunction!(portal::lend_context, module)?)?;
