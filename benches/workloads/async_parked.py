@@ -13,6 +13,10 @@ from workloads.parked_threads import resident_bytes
 IS_ASYNC = True
 
 
+begun = 0
+"""How many tasks wait, or are about to."""
+
+
 class Event(Protocol):
     def set(self) -> object: ...
 
@@ -31,9 +35,9 @@ async def main(
             event = new_event()
             events.append(event)
             start(wait, event)
-        # Twice: some runtimes start a task in the turn after the next.
-        await sleep(0)
-        await sleep(0)
+        while begun < len(events):
+            await sleep(0)
+        await sleep(0)  # the last has begun, and may have to get to its wait
 
     await park(tasks // 100)  # the warm-up: what the first tasks need once is not counted
     before = resident_bytes()
@@ -52,6 +56,8 @@ async def main_aevent(*, seconds: float, tasks: int) -> Sample:
     import aevent
 
     async def wait(event: aevent.Event) -> None:
+        global begun
+        begun += 1
         await event.async_wait()
 
     async with aevent.TaskGroup() as group:
@@ -62,6 +68,8 @@ async def main_asyncio(*, seconds: float, tasks: int) -> Sample:
     import asyncio
 
     async def wait(event: asyncio.Event) -> None:
+        global begun
+        begun += 1
         await event.wait()
 
     async with asyncio.TaskGroup() as group:
@@ -78,6 +86,8 @@ async def main_trio(*, seconds: float, tasks: int) -> Sample:
     import trio
 
     async def wait(event: trio.Event) -> None:
+        global begun
+        begun += 1
         await event.wait()
 
     async with trio.open_nursery() as nursery:

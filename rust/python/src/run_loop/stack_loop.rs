@@ -50,6 +50,7 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
     let me = stack::current();
     // SAFETY: the running greenlet, which nobody but us knows yet.
     event_loop.references.set(unsafe { ffi::Py_REFCNT(me) });
+    // It stays alive, since it is the one that runs this.
     release(me);
     loop {
         let (task, handed_off) = match event_loop.take_hand_off() {
@@ -79,7 +80,7 @@ unsafe extern "C" fn run_stack(_module: Object, _args: Object) -> Object {
                     if !switch_idle(event_loop, target) {
                         return raw::none();
                     }
-                } else if coroutine::step(event_loop, task) && !leave_kept(event_loop) {
+                } else if coroutine::step(event_loop, task, me) && !leave_kept(event_loop) {
                     return raw::none();
                 }
             }
