@@ -35,15 +35,19 @@ class Backend(AsyncBackend):
         kwargs: dict[str, Any],
         options: dict[str, Any],
     ) -> Any:
-        for option in options:
-            raise AeventError(f"the anyio backend 'aevent' has no option {option!r}")
-
         async def main() -> Any:
             return await func(*args, **kwargs)
 
         main.__module__ = func.__module__
         main.__qualname__ = getattr(func, "__qualname__", repr(func))
-        return _run.run(main, backend="native")
+        if _core.task_kind() != "green":
+            return _run.run(main, backend="native", **options)
+        if options:
+            raise AeventError("a green thread's anyio.run(…, backend='aevent') has no options")
+        if _core.driver() == "native":
+            # Its OS thread's loop is one of ours already, and serves this program, too.
+            return _core.await_here(main())
+        return _core.offload(_run.run, main, backend="native")
 
     @classmethod
     def current_token(cls) -> Token:

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use aevent_runtime::descriptor;
 use aevent_runtime::reactor::Direction;
 use pyo3::exceptions::{PyBlockingIOError, PyStopIteration};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -16,9 +17,8 @@ use crate::wait;
 /// See `_core.pyi`.
 #[pyclass(module = "aevent._core")]
 pub struct SocketCall {
-    sock: Py<PyAny>,
-    method: Py<PyAny>,
-    args: Py<PyTuple>,
+    /// The socket, the method and its arguments; `None` once the collector has taken them.
+    call: Option<(Py<PyAny>, Py<PyAny>, Py<PyTuple>)>,
     direction: Direction,
     /// The descriptor that the task is registered for, and in which of its lives.
     waiting: Option<(RawFd, u32)>,
@@ -31,9 +31,7 @@ impl SocketCall {
     #[pyo3(signature = (sock, method, write, *args))]
     fn new(sock: Py<PyAny>, method: Py<PyAny>, write: bool, args: Py<PyTuple>) -> Self {
         Self {
-            sock,
-            method,
-            args,
+            call: Some((sock, method, args)),
             direction: if write {
                 Direction::Write
             } else {
@@ -59,16 +57,19 @@ impl SocketCall {
         };
         let scheduler = &event_loop.scheduler;
         // Taken out: the method may be anything, and nothing is borrowed while it runs.
-        let (sock, method, args, direction, waiting, begun) = {
+        let (call, direction, waiting, begun) = {
             let mut this = slf.borrow_mut();
             (
-                this.sock.clone_ref(py),
-                this.method.clone_ref(py),
-                this.args.clone_ref(py),
+                this.call.as_ref().map(|(sock, method, args)| {
+                    (sock.clone_ref(py), method.clone_ref(py), args.clone_ref(py))
+                }),
                 this.direction,
                 this.waiting.take(),
                 std::mem::replace(&mut this.begun, true),
             )
+        };
+        let Some((sock, method, args)) = call else {
+            return Err(errors::os_error(py, libc::EBADF));
         };
         let socket = Socket::of(sock.bind(py))?;
         if let Some((fd, generation)) = waiting {
@@ -112,5 +113,18 @@ impl SocketCall {
                 Err(error) => return Err(errors::from_io(py, &error)),
             }
         }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some((sock, method, args)) = &self.call {
+            visit.call(sock)?;
+            visit.call(method)?;
+            visit.call(args)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&mut self) {
+        self.call = None;
     }
 }
