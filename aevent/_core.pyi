@@ -1034,7 +1034,10 @@ class Children:
         """Whether nothing can be started here any more."""
     @property
     def failed(self) -> bool:
-        """Whether a child has failed and its exception was not taken."""
+        """Whether a child has failed and its exception was not taken, or was `cancelled`."""
+    @property
+    def cancelled(self) -> bool:
+        """Whether a child has passed on a cancellation that was not for its own scope."""
     @property
     def is_cancelled(self) -> bool:
         """Whether the children were cancelled: by `cancel`, by a failure or from above."""

@@ -36,6 +36,8 @@ class HostGroup:
         self._manager: AbstractAsyncContextManager[HostTasks] = host.open_tasks()
         self._tasks: HostTasks | None = None
         self._watcher: Callable[[], _Watcher | None] = _nobody
+        #: Whether a child of the host's was cancelled, and not for its own scope.
+        self._child_cancelled = False
         self.children = _core.Children()
         self._scope: CancelScope | None = None
 
@@ -93,6 +95,7 @@ class HostGroup:
             with scope:
                 await fn(*args)
         except self._host.cancelled:
+            self._child_cancelled = True
             raise
         except BaseException as error:
             self.children.fail(error)
@@ -112,10 +115,10 @@ class HostGroup:
                 self.cancel_scope.cancel()
                 await checkpoint()
         except self._host.cancelled:
+            # Whether the group passes it on is up to the children, which may end in spite of it.
             children.cancel()
             with CancelScope(shield=True):
                 await wait(children.wait_empty())
-            raise
         finally:
             if self._watcher() is watcher:
                 self._watcher = _nobody
@@ -145,6 +148,15 @@ class HostGroup:
                     else:
                         children.fail(found)
                     self.cancel_scope.cancel()
+            if cancelled is None and (self._child_cancelled or children.cancelled):
+                # asyncio's groups do not pass on what their tasks were cancelled with. It is found
+                # here, in the group's scope: from further out, or because a child was cancelled for
+                # no scope at all, which ends the group.
+                self.cancel_scope.cancel()
+                try:
+                    await checkpoint()
+                except host.cancelled as found:
+                    cancelled = found
             absorbed: bool | None = False
             try:
                 absorbed = await self._manager.__aexit__(

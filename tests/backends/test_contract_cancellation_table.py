@@ -235,6 +235,7 @@ class AsyncApi:
             "lock": self.lock,
             "queue": self.queue,
             "group": self.group,
+            "group of async": self.group_of_async,
             "start": self.start,
             "sleep": lambda: Place(aevent.sleep_forever, lambda: None),
             "sync": lambda: SyncApi().event(),
@@ -260,6 +261,15 @@ class AsyncApi:
             async with aevent.TaskGroup() as group:
                 group.spawn(event.async_wait)
                 group.spawn(event.wait)
+
+        return Place(wait, event.set)
+
+    def group_of_async(self) -> Place:
+        event = aevent.Event()
+
+        async def wait() -> None:
+            async with aevent.TaskGroup() as group:
+                group.spawn(event.async_wait)
 
         return Place(wait, event.set)
 
@@ -295,6 +305,7 @@ class SyncApi(AsyncApi):
             "group": self.group,
             "start": self.start,
             "recv": self.recv,
+            "group of async": self.sync_group_of_async,
             "sleep": lambda: _place(lambda: time.sleep(3600), lambda: None),
             "await_": self.await_,
         }
@@ -331,6 +342,15 @@ class SyncApi(AsyncApi):
         def wait() -> None:
             with aevent.TaskGroup() as group:
                 aevent.await_(group.start(service))
+
+        return _place(wait, event.set)
+
+    def sync_group_of_async(self) -> Place:
+        event = aevent.Event()
+
+        def wait() -> None:
+            with aevent.TaskGroup() as group:
+                group.spawn(event.async_wait)
 
         return _place(wait, event.set)
 

@@ -431,6 +431,12 @@ impl Children {
         self.shared.inner().has_failed()
     }
 
+    /// Whether a child has passed on a cancellation that was not for its own scope.
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.shared.inner().cancelled.is_some()
+    }
+
     /// A wait until a child has failed, or the last has ended after `settle`.
     fn wait_settled(&self) -> Wait {
         Wait::for_source(Box::new(Settled {
