@@ -57,6 +57,22 @@ def _name_the_loop(local: Any) -> None:
         local.name = "aevent"
 
 
+def exchange_kept(theirs: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Has the hosts keep `theirs` for whoever calls from now on; what they kept before.
+
+    For a loop that is left while it has not ended, so that another may run in its thread meanwhile.
+    Both are to be passed back only.
+    """
+    former = {}
+    for key, local in {id(local): local for _, local in _locals.values()}.items():
+        kept = vars(local)
+        if kept:
+            former[key] = dict(kept)
+            kept.clear()
+        kept.update(theirs.get(key, {}))
+    return former
+
+
 def _prepare_asyncio_events(module: Any) -> None:
     original = module._set_running_loop
     if original is _core._set_running_loop:

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from .. import _core
-from .._signals import wakeups
 from .._sync import Event
 from ._test_loops import HostTestLoop
 
@@ -18,13 +17,9 @@ class AsyncioTestLoop(HostTestLoop):
         self._loop = asyncio.new_event_loop()
         self._ready = self._loop.create_future()
         with self._driving(None, attached=False):
-            self._main_task = self._loop.create_task(self._with_wakeups())
+            self._main_task = self._loop.create_task(self._main())
             self._main_task.add_done_callback(lambda task: self._on_ready())
             self._loop.run_until_complete(self._ready)
-
-    async def _with_wakeups(self) -> None:
-        with wakeups():
-            await self._main()
 
     def _on_ready(self) -> None:
         if not self._ready.done():

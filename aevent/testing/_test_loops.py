@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .. import _core, _run
 from .._backend import HostBackend, check_name, load
+from .._monkey.nested_loops import exchange_kept
 from .._signals import in_main_os_thread, interrupts, wakeups
 from .._sync import Event
 from ._test_loop import TestLoop
@@ -20,8 +21,6 @@ class NativeTestLoop(TestLoop):
         self._children = _core.Children(keeps_errors=False)
         self._ready = Event()
         self._over = Event()
-        self._signals = ExitStack()
-        self._signals.enter_context(wakeups())
         self._run(self._start(), None)
 
     async def _start(self) -> None:
@@ -43,7 +42,7 @@ class NativeTestLoop(TestLoop):
             _core.set_main(main)
             await coroutine
 
-        with interrupts():
+        with interrupts(), wakeups():
             _core.run_native(None, (), with_main(), self._children)
 
     def _run_until(self, done: Event, wake: Event, main: _core.Task | None) -> None:
@@ -55,7 +54,6 @@ class NativeTestLoop(TestLoop):
         try:
             self._run(_wait_for(self._over), None)
         finally:
-            self._signals.close()
             # A mock clock may have left it ahead, and nothing has a deadline any more.
             _core.give_up_clock()
 
@@ -72,10 +70,13 @@ class HostTestLoop(TestLoop):
         adapter = load(backend)()
         assert isinstance(adapter, HostBackend)
         self._adapter: HostBackend = adapter
+        #: What the host keeps for the thread while the loop runs.
+        self._kept: dict[int, dict[str, Any]] = {}
 
     @contextmanager
     def _driving(self, main: _core.Task | None, *, attached: bool = True) -> Iterator[None]:
-        with interrupts():
+        with interrupts(), self._wakeups():
+            pytests = exchange_kept(self._kept)
             if attached:
                 _core.set_host(self._adapter)
             former = _core.set_main(main)
@@ -88,6 +89,11 @@ class HostTestLoop(TestLoop):
                     _core.on_handler_failure(failed)
                 _core.set_main(former)
                 _core.set_host(None)
+                self._kept = exchange_kept(pytests)
+
+    def _wakeups(self) -> AbstractContextManager[None]:
+        """What has a signal wake the loop while it runs."""
+        return wakeups()
 
     def _on_handler_failure(self, error: BaseException) -> bool:
         job = self._current

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
 
 from .. import _core
 from .._monkey import originals
-from .._signals import wakeups
+from .._signals import in_main_os_thread
 from .._sync import Event
 from ._test_loops import HostTestLoop
+
+_set_wakeup_fd: Callable[..., int] = originals.saved["signal"]["set_wakeup_fd"]
 
 
 class TrioTestLoop(HostTestLoop):
     """A guest run whose host is pytest: it calls what trio wants to be called."""
 
     def _run_until_ready(self) -> None:
+        self._wakeup_fd = -1
         self._is_ready = False
         self._outcome: Any = None
         # A real one: trio's threads put into it.
         self._calls = originals.saved["queue"]["SimpleQueue"]()
         with self._driving(None, attached=False):
             trio.lowlevel.start_guest_run(
-                self._with_wakeups,
+                self._main,
                 run_sync_soon_threadsafe=self._calls.put,
                 done_callback=self._on_done,
             )
@@ -32,9 +36,17 @@ class TrioTestLoop(HostTestLoop):
         if self._outcome is not None:
             self._outcome.unwrap()
 
-    async def _with_wakeups(self) -> None:
-        with wakeups():
-            await self._main()
+    @contextmanager
+    def _wakeups(self) -> Iterator[None]:
+        """trio's own, which are not there outside."""
+        if not in_main_os_thread():
+            yield
+            return
+        pytests = _set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            self._wakeup_fd = _set_wakeup_fd(pytests, warn_on_full_buffer=False)
 
     def _on_ready(self) -> None:
         self._is_ready = True

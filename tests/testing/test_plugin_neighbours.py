@@ -283,3 +283,43 @@ def test_the_keyboard_ends_the_run(backend: str, kind: str, pytester: pytest.Pyt
     assert process.returncode == pytest.ExitCode.INTERRUPTED, rest
     assert "cleaned up" in rest and "outer ended" in rest, rest
     assert "went on" not in rest and "KeyboardInterrupt" in rest, rest
+
+
+def test_loops_that_tests_run_themselves(passes: Run) -> None:
+    passes(
+        """
+    import asyncio, threading, pytest, aevent
+
+    @pytest.fixture(scope="session")
+    async def outer(aevent_backend):
+        await aevent.sleep(0)
+        yield
+
+    def test_asyncio(outer):
+        ticks = []
+        thread = threading.Thread(target=lambda: ticks.append(1))
+
+        async def main():
+            thread.start()
+            while not ticks:
+                await asyncio.sleep(0.001)
+
+        asyncio.run(main())
+        thread.join()
+
+    def test_trio(outer):
+        trio = pytest.importorskip("trio")
+        trio.run(trio.sleep, 0.001)
+
+    @pytest.mark.aevent(backend=None)
+    @pytest.mark.parametrize("backend", ["native", "asyncio", "trio"])
+    def test_ours(backend):
+        async def main():
+            await aevent.sleep(0.001)
+            return 1
+
+        assert aevent.run(main, backend=backend) == 1
+    """,
+        ALL,
+        count=9,
+    )
