@@ -31,17 +31,32 @@ class AsyncioTestLoop(HostTestLoop):
             wake.set()
             self._loop.run_until_complete(done.async_wait())
 
+    def _break_off(self) -> None:
+        self._loop.stop()
+
     def _run_until_over(self, wake: Event) -> None:
         loop = self._loop
         try:
             with self._driving(None):
                 wake.set()
                 loop.run_until_complete(self._main_task)
+        except RuntimeError:
+            # It was stopped, and stays as it is.
+            if not self.is_abandoned:
+                raise
+            return
         finally:
-            # As `asyncio.run` ends.
+            if not self.is_abandoned:
+                self._end_loop()
+
+    def _end_loop(self) -> None:
+        """As `asyncio.run` ends."""
+        loop = self._loop
+        try:
             loop.run_until_complete(_cancel_all(asyncio.all_tasks(loop)))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
             loop.close()
 
 

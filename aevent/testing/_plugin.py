@@ -25,6 +25,9 @@ FOREIGN = ("anyio", "asyncio", "trio")
 #: The option of each that has it take all async tests.
 _FOREIGN_MODES = (("anyio_mode", "auto"), ("asyncio_mode", "auto"), ("trio_mode", True))
 
+#: Seconds that a loop has to end, if there is no other limit.
+CLOSING_TIME = 30.0
+
 _backend_key = pytest.StashKey[str]()
 
 
@@ -150,7 +153,7 @@ class Plugin:
                 self._leases -= 1
                 if self._leases == 0:
                     self._loop = None
-                    loop.close()
+                    loop.close(functools.partial(Timeout, self._closing_time(), "the loop's end"))
 
     def run(self, loop: TestLoop, call: Callable[[], Any], **options: Any) -> Any:
         """`loop.run` with the time limit of the running test."""
@@ -160,6 +163,10 @@ class Plugin:
         if limit is None or item is None:
             return loop.run(call, **options)
         return loop.run(call, watched=functools.partial(Timeout, limit, item.nodeid), **options)
+
+    def _closing_time(self) -> float:
+        limit = None if self._item is None else self.timeout_of(self._item)
+        return CLOSING_TIME if limit is None else limit
 
     def _end_fixtures(self) -> None:
         while self._fixtures:

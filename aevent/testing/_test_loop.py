@@ -18,7 +18,7 @@ from typing import Any
 from .. import _core
 from .._backend import HostBackend, checkpoint, wait
 from .._bridge import await_
-from .._exceptions import AeventWarning
+from .._exceptions import AeventError, AeventWarning
 from .._run import runner
 from .._scopes import CancelScope
 from .._sync import Event
@@ -36,6 +36,8 @@ class Job:
         #: Whether it leaves all scopes that it enters. A step of a generator may not.
         self.scoped = scoped
         self.scope: CancelScope | None = None
+        #: Whether it is the end of the loop.
+        self.closes = False
         self.done = Event()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -96,20 +98,35 @@ class TestLoop(ABC):
     def _on_ready(self) -> None:
         """Called in `_main()`."""
 
+    @abstractmethod
+    def _break_off(self) -> None:
+        """Has `_run_until_over` return. From a signal handler."""
+
     def open(self) -> None:
         """Starts it. May raise what the host's start raises."""
         self._run_until_ready()
         self._is_open = True
 
-    def close(self) -> None:
-        """Ends it: green threads that have not ended soon are cancelled, with a warning."""
+    def close(self, watched: Callable[[TestLoop, Job], Any]) -> None:
+        """Ends it: green threads that have not ended soon are cancelled, with a warning.
+
+        `watched` is as in `run`. AeventError if somebody goes on nevertheless.
+        """
         if not self._is_open:
             return
         self._is_open = False
         self._jobs[True] = None
-        self._run_until_over(self._wake[True])
+        job = Job(lambda: None, is_async=True, scoped=False)
+        job.closes = True
+        with watched(self, job):
+            self._run_until_over(self._wake[True])
+        names = ", ".join(self._left)
+        if self._abandoned:
+            raise AeventError(
+                f"green threads that were left running do not end: {names or 'see stderr'}. What "
+                "comes next begins without them."
+            )
         if self._left:
-            names = ", ".join(self._left)
             warnings.warn(
                 f"green threads were left running and have been cancelled: {names}. Have the test, "
                 "or the fixture that starts them, wait for their end.",
@@ -283,6 +300,8 @@ class TestLoop(ABC):
         """Goes on as if the job had ended. The loop is of no use any more."""
         self._abandoned = True
         self._is_open = False
+        if job.closes:
+            self._break_off()
         job.done.set()
 
 

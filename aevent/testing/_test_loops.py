@@ -37,6 +37,9 @@ class NativeTestLoop(TestLoop):
     def _on_ready(self) -> None:
         self._ready.set()
 
+    def _break_off(self) -> None:
+        self._over.set()
+
     def _run(self, coroutine: Coroutine[Any, Any, None], main: _core.Task | None) -> None:
         async def with_main() -> None:
             _core.set_main(main)

@@ -74,7 +74,7 @@ class Timeout:
         self._rings += 1
         self._dump()
         error = pytest.fail.Exception(f"Timeout: more than {self._limit:g} seconds", pytrace=True)
-        if self._rings < 3:
+        if self._rings < 3 and not self._job.closes:
             self._loop.end(self._job, error)
             if self._rings > 1 and _core.current_task() is not None:
                 # Somebody else computes, and nobody else gets a turn.
@@ -82,6 +82,8 @@ class Timeout:
             return
         self._job.ended_by = error
         self._loop.abandon(self._job)
+        if self._job.closes and _core.current_task() is not None:
+            raise error
 
     def _dump(self) -> None:
         what = "hangs" if self._rings == 1 else "was told to end, and does not"

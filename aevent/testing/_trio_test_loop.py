@@ -67,5 +67,10 @@ class TrioTestLoop(HostTestLoop):
     def _run_until_over(self, wake: Event) -> None:
         with self._driving(None):
             wake.set()
-            self._run_while(lambda: self._outcome is None)
-        self._outcome.unwrap()
+            self._run_while(lambda: self._outcome is None and not self.is_abandoned)
+        if self._outcome is not None:
+            self._outcome.unwrap()
+
+    def _break_off(self) -> None:
+        # Whoever waits for a call finds that it is over.
+        self._calls.put(lambda: None)

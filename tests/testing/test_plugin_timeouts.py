@@ -142,3 +142,27 @@ def test_a_limit_that_is_none(run_pytest: Run, timeout: str) -> None:
     result = run_pytest("def test_it(): pass", ALL, f"--aevent-timeout={timeout}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*timeout must be a positive number of seconds, not *"])
+
+
+@pytest.mark.parametrize("backend", ["native", "asyncio"])
+def test_threads_that_do_not_end_are_left_behind(run_pytest: Run, backend: str) -> None:
+    result = run_pytest(
+        """
+    import threading, time, pytest, aevent
+    from aevent.testing import _plugin
+    _plugin.CLOSING_TIME = 0.5
+
+    def stubborn():
+        with aevent.CancelScope(shield=True):
+            time.sleep(1000)
+
+    def test_leaves():
+        threading.Thread(target=stubborn, name="the stubborn").start()
+
+    def test_next():
+        time.sleep(0.001)
+    """,
+        f"--aevent-backend={backend}",
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*left running do not end: the stubborn*"])
