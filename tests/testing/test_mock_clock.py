@@ -144,6 +144,27 @@ def test_timers_and_schedulers_of_the_library() -> None:
     assert passed(wait) == pytest.approx(2 * HOUR)
 
 
+def test_a_little_time_passes_as_well() -> None:
+    def main() -> None:
+        for _ in range(1000):
+            before = time.monotonic_ns()
+            time.sleep(1e-10)
+            assert time.monotonic_ns() > before
+            deadline = time.monotonic() + 0.1
+            while (left := deadline - time.monotonic()) > 0:
+                time.sleep(left)
+
+    run(main, clock=autojump())
+
+    async def main_async() -> None:
+        for _ in range(1000):
+            deadline = aevent.current_time() + 0.1
+            while aevent.current_time() < deadline:
+                await aevent.sleep_until(deadline)
+
+    run(main_async, clock=autojump())
+
+
 def test_the_wall_clock_follows_and_comes_back() -> None:
     def main() -> None:
         before = time.time()

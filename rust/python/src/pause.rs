@@ -292,7 +292,7 @@ fn deadline(seconds: f64) -> u64 {
     if seconds >= 9e9 {
         NEVER
     } else {
-        ((seconds.max(0.0) * 1e9) as u64).max(1)
+        ((seconds.max(0.0) * 1e9).ceil() as u64).max(1)
     }
 }
 

@@ -164,12 +164,13 @@ unsafe fn length(seconds: Object) -> Option<f64> {
     (value >= 0.0).then_some(value)
 }
 
+/// See `wait::deadline_after`.
 fn deadline_in(seconds: f64) -> u64 {
     let nanos = seconds * 1e9;
     if nanos >= (u64::MAX / 2) as f64 {
         return NEVER;
     }
-    clock::now().saturating_add(nanos as u64)
+    clock::now().saturating_add(nanos.ceil() as u64)
 }
 
 /// Attributes are the function's, but for those that say what the object itself is.

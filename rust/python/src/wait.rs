@@ -22,6 +22,9 @@ use crate::task::{Payload, TaskRef, state};
 use crate::waker::HostWaker;
 
 /// A timeout in seconds as a deadline.
+///
+/// Rounded up: who asks for a little time again and again, until a deadline in seconds has come, must
+/// not be told that it is over when it has not passed. A test's clock may stand still meanwhile.
 pub fn deadline_after(seconds: f64) -> u64 {
     if seconds.is_nan() || seconds <= 0.0 {
         return clock::now();
@@ -30,7 +33,7 @@ pub fn deadline_after(seconds: f64) -> u64 {
     if nanos >= (u64::MAX / 2) as f64 {
         return NEVER;
     }
-    clock::now().saturating_add(nanos as u64)
+    clock::now().saturating_add(nanos.ceil() as u64)
 }
 
 /// Raises what waits for the running task: an interrupt, or its cancellation.
