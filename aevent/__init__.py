@@ -81,6 +81,8 @@ from ._time import current_time as current_time
 from ._time import sleep as sleep
 from ._time import sleep_forever as sleep_forever
 from ._time import sleep_until as sleep_until
+from ._tree import format_tree as format_tree
+from ._tree import print_tree as print_tree
 
 # Not a patch: anyio gets to know the name of one more backend.
 _integrations.register_backend()

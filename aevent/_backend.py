@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from . import _core
 from ._exceptions import AeventError
+from ._monkey import originals
 
 T = TypeVar("T")
 
@@ -83,6 +84,10 @@ class HostTasks(Protocol):
         """Starts `make()`, whose exceptions the caller has provided for, as a task."""
 
 
+#: The adapters that drive a loop at the moment, in whichever OS threads.
+attached: set[HostBackend] = set()
+
+
 class Backend(ABC):
     """What drives a loop. Of the native one, which `aevent.run` runs itself, this is all."""
 
@@ -106,6 +111,8 @@ class HostBackend(Backend):
         self._attached = 0
         self._ticking = False
         self._deferred: list[Callable[[], object]] = []
+        #: The identifier of the OS thread whose loop it drives.
+        self.thread = 0
         #: What stands for it in other threads; see `_entry`.
         self.token: Any = None
 
@@ -119,10 +126,13 @@ class HostBackend(Backend):
         """Has the host drive the calling thread's scheduler, until `detach`. Nests."""
         if self._attached == 0:
             _core.set_host(self)
+            self.thread = originals.get_ident()
+            attached.add(self)
             try:
                 self.begin_ticking()
             except BaseException:
                 _core.set_host(None)
+                attached.discard(self)
                 raise
         self._attached += 1
 
@@ -131,6 +141,7 @@ class HostBackend(Backend):
         self._attached -= 1
         if self._attached == 0:
             self.end_ticking()
+            attached.discard(self)
             _core.set_host(None)
 
     @abstractmethod
@@ -237,6 +248,10 @@ class HostBackend(Backend):
     @abstractmethod
     def task_identity(self) -> int:
         """What tells the host's running task from others; 0 outside one and in green threads."""
+
+    @abstractmethod
+    def all_tasks(self) -> list[HostTask]:
+        """The host's tasks that have not ended, as far as it tells. From any OS thread."""
 
     @abstractmethod
     def current_task(self) -> HostTask | None:

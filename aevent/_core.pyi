@@ -74,6 +74,7 @@ __all__ = [
     "driver",
     "file_io_methods",
     "find_word",
+    "forest",
     "get_host",
     "give_up_clock",
     "hold_preemption",
@@ -145,8 +146,10 @@ __all__ = [
     "start_thread",
     "start_worker",
     "statistics",
+    "suspended_frame",
     "take_context_back",
     "task_kind",
+    "task_of_portal",
     "thread_count",
     "thread_ident",
     "tick",
@@ -953,6 +956,9 @@ class Task:
     def coro(self) -> Any:
         """Its coroutine, until it has ended; `None` for a green thread."""
     @property
+    def state(self) -> Literal["ready", "running", "parked", "ended"]:
+        """What it is doing. Thread-safe, and perhaps not so any more."""
+    @property
     def context(self) -> contextvars.Context | None:
         """Its `contextvars` context, until it has ended; `None` for a host's task."""
     @property
@@ -1210,6 +1216,19 @@ def owner_ident() -> int:
 
 def current_thread() -> threading.Thread | None:
     """The `threading.Thread` object of the green thread that calls, if it has one."""
+
+def forest() -> list[tuple[int, list[tuple[int | None, Task | None, float, bool, bool, bool]]]]:
+    """The trees of scopes of all loops: the identifier of the loop's OS thread, and the open scopes.
+
+    A scope comes after the one around it, and is: that one's index, the task in it, its deadline,
+    whether it shields, whether it was cancelled itself, and whether what is inside is. Thread-safe.
+    """
+
+def suspended_frame(task: Task) -> FrameType | None:
+    """The innermost frame of a task that is parked in synchronous code. Thread-safe."""
+
+def task_of_portal(portal: Portal[Any]) -> Task:
+    """What stands for a host's task with a portal among ours."""
 
 def all_tasks() -> list[Task]:
     """The tasks of ours in the caller's program that have not ended, the outermost first."""

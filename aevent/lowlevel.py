@@ -25,3 +25,7 @@ from ._tasks import current_root_task as current_root_task
 from ._tasks import current_statistics as current_statistics
 from ._tasks import current_task as current_task
 from ._tasks import task_name as task_name
+from ._tree import LoopNode as LoopNode
+from ._tree import ScopeNode as ScopeNode
+from ._tree import TaskNode as TaskNode
+from ._tree import task_tree as task_tree

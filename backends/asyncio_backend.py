@@ -286,6 +286,11 @@ class AsyncioBackend(HostBackend):
         except RuntimeError:
             raise RunFinishedError("the loop that was to be called has ended") from None
 
+    def all_tasks(self) -> list[HostTask]:
+        return (
+            [] if self._loop is None else [describe(task) for task in asyncio.all_tasks(self._loop)]
+        )
+
     def current_task(self) -> HostTask | None:
         try:
             task = asyncio.current_task()

@@ -99,12 +99,14 @@ class TrioBackend(HostBackend):
         self._ticker: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._instrument: _PortalsForAll | None = None
+        self._root: trio.lowlevel.Task | None = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         return trio.run(main, **options)
 
     def begin_ticking(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._root = trio.lowlevel.current_root_task()
         self._ticker = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._turns, self._ticker, name="aevent scheduler")
         if self.portals_for_all:
@@ -118,7 +120,7 @@ class TrioBackend(HostBackend):
             self._instrument = None
         self._ticker.cancel()
         self._ticker = None
-        self._token = None
+        self._token = self._root = None
 
     async def _turns(self, scope: trio.CancelScope) -> None:
         descriptor = _core.loop_fd()
@@ -196,6 +198,16 @@ class TrioBackend(HostBackend):
             self._token.run_sync_soon(fn)
         except trio.RunFinishedError:
             raise RunFinishedError("the loop that was to be called has ended") from None
+
+    def all_tasks(self) -> list[HostTask]:
+        found: list[HostTask] = []
+        left = [] if self._root is None else [self._root]
+        while left:
+            task = left.pop()
+            found.append(describe(task))
+            for nursery in reversed(task.child_nurseries):
+                left.extend(nursery.child_tasks)
+        return found
 
     def current_task(self) -> HostTask | None:
         try:

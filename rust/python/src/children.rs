@@ -17,6 +17,7 @@ use pyo3::types::PyTuple;
 use crate::cancel_scope::CancelScope;
 use crate::errors::Cancelled;
 use crate::finish::{self, Start};
+use crate::forest;
 use crate::run_loop;
 use crate::task::{Entry, Kind, Report, ScopeRef, TaskRef, state};
 use crate::thread::Task;
@@ -138,7 +139,8 @@ impl Shared {
     }
 
     fn new(scope: ScopeRef, keeps_errors: bool) -> ChildrenRef {
-        Arc::new(Self {
+        let is_root = scope.parent().is_none();
+        let children = Arc::new(Self {
             inner: UnsafeCell::new(Inner {
                 scope,
                 pending: 0,
@@ -151,7 +153,11 @@ impl Shared {
                 closed: false,
             }),
             changed: Arc::new(WaitQueue::new()),
-        })
+        });
+        if is_root {
+            forest::plant(&children);
+        }
+        children
     }
 
     /// Keeps `error` and cancels the siblings.

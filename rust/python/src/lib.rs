@@ -20,6 +20,7 @@ mod errors;
 mod event;
 mod file;
 mod finish;
+mod forest;
 mod heap;
 mod limiter;
 mod local;
@@ -145,6 +146,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module
     )?)?;
     module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
+    module.add_function(wrap_pyfunction!(forest::forest, module)?)?;
+    module.add_function(wrap_pyfunction!(forest::suspended_frame, module)?)?;
+    module.add_function(wrap_pyfunction!(forest::task_of_portal, module)?)?;
     module.add_function(wrap_pyfunction!(heap::referrers, module)?)?;
     module.add_function(wrap_pyfunction!(local::adopt_local, module)?)?;
     module.add_function(wrap_pyfunction!(child_process::wait_child, module)?)?;

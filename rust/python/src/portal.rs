@@ -117,6 +117,11 @@ fn forward(py: Python<'_>, target: &Bound<'_, PyAny>, incoming: PyResult<Py<PyAn
 }
 
 impl Portal {
+    /// What stands for the host's task among ours.
+    pub fn task(&self) -> &TaskRef {
+        &self.task
+    }
+
     #[allow(clippy::mut_from_ref)]
     fn inner(&self) -> &mut Inner {
         // SAFETY: see the `Sync` implementation.

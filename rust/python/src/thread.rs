@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::children::{self, Children};
 use crate::errors;
 use crate::finish;
+use crate::forest;
 use crate::run_loop;
 use crate::task::{Entry, Kind, TaskRef, state};
 use crate::wait::{self, Source, Wait};
@@ -154,6 +155,12 @@ impl Task {
                 .as_ref()
                 .map(|portal| portal.clone_ref(py).into_any()),
         }
+    }
+
+    /// See `_core.pyi`.
+    #[getter]
+    fn state(&self) -> &'static str {
+        forest::doing(&self.task)
     }
 
     /// See `_core.pyi`.
