@@ -8,6 +8,7 @@ import io
 import os
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -570,28 +571,39 @@ def test_a_deadline_ends_a_wait_and_leaves_the_socket_as_it_was() -> None:
             assert receive() == b"x"
 
 
-def test_a_server_takes_a_connection_before_the_next_client_makes_one() -> None:
-    # What does not fit into the backlog, the kernel tries again seconds later.
-    made = taken = most = 0
-    with socket.create_server(("127.0.0.1", 0), backlog=2) as server:
-        address = server.getsockname()
+def test_no_connection_of_a_burst_is_dropped_by_a_short_backlog() -> None:
+    gate = threading.Event()
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: None,  # each client connects in its first turn
+        lambda: time.sleep(0),  # all of them have begun
+        gate.wait,  # all are woken at once
+    )
 
-        def serve() -> None:
-            nonlocal taken
-            for _ in range(100):
-                connection, _ = server.accept()
-                taken += 1
-                connection.close()
+    def serve(server: socket.socket) -> None:
+        for _ in range(100):
+            connection, _ = server.accept()
+            started(answer, connection)
 
-        def connect() -> None:
-            nonlocal made, most
-            made += 1
-            most = max(most, made - taken)
-            with socket.create_connection(address) as client:
-                assert client.recv(1) == b""
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(connection.recv(1))
 
-        threads = [started(serve)] + [started(connect) for _ in range(100)]
-        for thread in threads:
-            thread.join()
-    assert taken == 100
-    assert most <= 3
+    def connect(address: Any, begin: Callable[[], object]) -> None:
+        begin()
+        with socket.create_connection(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+            # `tcpi_total_retrans`: how often the kernel had to try again.
+            tried_again.append(int.from_bytes(info[100:104], sys.byteorder))
+
+    for begin in ways:
+        tried_again: list[int] = []
+        with socket.create_server(("127.0.0.1", 0), backlog=5) as server:
+            threads = [started(serve, server)]
+            threads += [started(connect, server.getsockname(), begin) for _ in range(100)]
+            time.sleep(0)
+            gate.set()
+            for thread in threads:
+                thread.join()
+        assert tried_again == [0] * 100

@@ -1,6 +1,8 @@
 //! The other methods: the original is called where it would not block. Calls without flags are made
 //! non-blocking for the length of the one system call.
 
+use std::cell::Cell;
+
 use aevent_runtime::reactor::Direction;
 use pyo3::exceptions::{PyBlockingIOError, PyOSError};
 use pyo3::prelude::*;
@@ -9,6 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::object::Socket;
 use super::{breathe, here, no_wait, wait_ready};
 use crate::errors;
+use crate::run_loop::Loop;
 
 /// Calls `method(sock, *args, **kwargs)`, one of the original socket methods, so that it cannot
 /// block: with the socket non-blocking for the length of the call.
@@ -76,6 +79,52 @@ pub fn socket_call<'py>(
     }
 }
 
+/// A burst of connections from this OS thread to this machine.
+struct Burst {
+    /// How many were made in the present round.
+    made: Cell<u32>,
+    /// A round ends when all who were ready at some moment in it have had a turn.
+    round: Cell<u32>,
+}
+
+thread_local!(static BURST: Burst = const { Burst { made: Cell::new(0), round: Cell::new(0) } });
+
+/// Whether the address is one of this machine's, as far as can be seen.
+fn is_local(address: &Bound<'_, PyAny>) -> bool {
+    let Ok(address) = address.cast::<PyTuple>() else {
+        return false;
+    };
+    address.get_item(0).is_ok_and(|host| {
+        host.extract::<&str>()
+            .is_ok_and(|host| host.starts_with("127.") || host == "::1")
+    })
+}
+
+/// Before a connection to this machine: if some were made just now, lets everybody else have a turn. Among
+/// them may be their server, and what does not fit into its backlog the kernel tries again seconds
+/// later, all at once and again in vain.
+fn wait_for_turn(py: Python<'_>, event_loop: &Loop) -> PyResult<()> {
+    /// As many fit into a backlog of five, with one to spare.
+    const AT_ONCE: u32 = 4;
+    /// Then it goes on: who has so many clients has a longer backlog, and each turn is everybody's.
+    const ROUNDS_AT_MOST: u32 = 100;
+    for _ in 0..ROUNDS_AT_MOST {
+        let round = BURST.with(|burst| burst.round.get());
+        if BURST.with(|burst| burst.made.get()) < AT_ONCE {
+            break;
+        }
+        event_loop.yield_now(py)?;
+        BURST.with(|burst| {
+            if burst.round.get() == round {
+                burst.round.set(round.wrapping_add(1));
+                burst.made.set(0);
+            }
+        });
+    }
+    BURST.with(|burst| burst.made.set(burst.made.get() + 1));
+    Ok(())
+}
+
 /// `socket.connect` in a task: `method` is the original. Returns the errno of the outcome, 0 if it
 /// is connected.
 #[pyfunction]
@@ -86,6 +135,9 @@ pub fn socket_connect<'py>(
     address: Bound<'py, PyAny>,
 ) -> PyResult<i32> {
     let socket = Socket::of(sock)?;
+    if !no_wait(socket, 0) && is_local(&address) {
+        wait_for_turn(py, here()?)?;
+    }
     let args = PyTuple::new(py, [address])?;
     let result = call_without_blocking(socket, sock, method, &args, None);
     let Err(error) = result else {
