@@ -99,6 +99,10 @@ _plugin = pytest.StashKey[Any]()
 
 
 def _activate(config: pytest.Config, names: str, where: str) -> Any:
+    if pytest.version_tuple < (8,):
+        raise pytest.UsageError(
+            f"aevent's plugin needs pytest 8 or later, not {pytest.__version__}"
+        )
     # Here and not at the top: see there.
     from aevent.testing._plugin import Plugin
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 pytest_plugins = ("pytester",)
+pytestmark = pytest.mark.slow
 
 Run = Callable[..., pytest.RunResult]
 
@@ -66,8 +67,9 @@ def test_nothing_happens_unless_it_is_asked_for(passes: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("expected", ["native", "asyncio", "trio"])
 def test_the_environment_and_the_ini_file_are_asked_too(
-    passes: Run, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester
+    passes: Run, monkeypatch: pytest.MonkeyPatch, pytester: pytest.Pytester, expected: str
 ) -> None:
     source = (
         WHERE
@@ -77,14 +79,11 @@ def test_the_environment_and_the_ini_file_are_asked_too(
         assert where() == os.environ["EXPECTED"]
     """
     )
+    monkeypatch.setenv("EXPECTED", expected)
     monkeypatch.setenv("AEVENT_BACKEND", "trio")
-    monkeypatch.setenv("EXPECTED", "trio")
-    passes(source, count=1)
-    pytester.makeini("[pytest]\naevent_backend = asyncio")
-    monkeypatch.setenv("EXPECTED", "asyncio")
-    passes(source, count=1)
-    monkeypatch.setenv("EXPECTED", "native")
-    passes(source, "--aevent-backend=native", count=1)
+    if expected != "trio":
+        pytester.makeini("[pytest]\naevent_backend = asyncio")
+    passes(source, *(["--aevent-backend=native"] if expected == "native" else []), count=1)
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "ini"])
@@ -170,13 +169,13 @@ MODES = (
 )
 
 
+@pytest.mark.parametrize("backend", ["", "native"])
 def test_auto_mode_takes_async_tests(
-    passes: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    passes: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     pytester.makeini("[pytest]\naevent_mode = auto")
-    passes(MODES, count=3)
-    monkeypatch.setenv("SYNC", "native")
-    passes(MODES, "--aevent-backend=native", count=3)
+    monkeypatch.setenv("SYNC", backend)
+    passes(MODES, f"--aevent-backend={backend}", count=3)
 
 
 def test_strict_mode_takes_marked_tests(run_pytest: Run, pytester: pytest.Pytester) -> None:
@@ -212,9 +211,7 @@ def test_all_is_patched_before_test_modules_are_imported(
     )
 
 
-def test_what_is_excluded_is_not_patched(
-    passes: Run, run_pytest: Run, pytester: pytest.Pytester
-) -> None:
+def test_what_is_excluded_is_not_patched(passes: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\naevent_exclude = time select")
     passes(
         """
@@ -225,6 +222,9 @@ def test_what_is_excluded_is_not_patched(
         "--aevent-backend=native",
         count=1,
     )
+
+
+def test_an_exclusion_of_what_is_not_patched(run_pytest: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\naevent_exclude = tim")
     result = run_pytest("def test_it(): pass", "--aevent-backend=native")
     result.stderr.fnmatch_lines(["*exclude names 'tim', which aevent does not patch*"])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 pytest_plugins = ("pytester",)
+pytestmark = pytest.mark.slow
 
 Run = Callable[..., pytest.RunResult]
 
