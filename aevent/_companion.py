@@ -203,6 +203,8 @@ class _Server:
             self._is_fulfilled(fulfilled)
             if isinstance(fulfilled.error, self.host.cancelled) and not self.bodies:
                 raise fulfilled.error
+            # Not while it waits: they refer to frames of the thread.
+            del request, fulfilled
 
     def _is_fulfilled(self, request: _Request) -> None:
         self.request = None
@@ -228,7 +230,7 @@ def _ended_by_host() -> AeventError:
 
 
 class Companion:
-    """A thread's side of its companion. Dropping it ends the companion."""
+    """A thread's side of its companion."""
 
     def __init__(self, host: HostBackend) -> None:
         self.host = host
@@ -237,11 +239,13 @@ class Companion:
 
     @property
     def is_free(self) -> bool:
-        return not self._server.over and self._server.request is None
+        return self._server.request is None
 
-    @property
-    def is_over(self) -> bool:
-        return self._server.over
+    def serves(self, host: HostBackend) -> bool:
+        return self.host is host and not self._server.over
+
+    def ender(self) -> _Ender:
+        return _Ender(self._server)
 
     def await_(self, awaitable: Awaitable[T]) -> T:
         """Awaits it in the host's task; cancelling the thread cancels it, and waits for its end."""
@@ -258,6 +262,11 @@ class Companion:
         if self._server.over:
             raise _ended_by_host()
         suppressed: bool | None = self._ask(lambda context: _End(context, body, error))[1]
+        if not suppressed and isinstance(error, self.host.cancelled):
+            # It was that of the body's own scope, which stands for the thread's cancellation. The
+            # thread knows that by another exception.
+            _core.checkpoint_if_cancelled()
+            return True
         return suppressed
 
     def _ask(self, make: Callable[[Context], _Asked]) -> tuple[_Asked, Any]:
@@ -286,9 +295,19 @@ class Companion:
             raise _ended_by_host()
         return request, request.results[0]
 
+
+class _Ender:
+    """Ends a companion when its thread drops it, which is when the thread ends.
+
+    Frames of the thread never refer to it, which exceptions may keep alive for longer.
+    """
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+
     def __del__(self) -> None:
-        # By its thread, when that ends; if anybody else drops it, its loop is gone.
-        if not self._server.over and _core.get_host() is self.host:
+        # If anybody but the thread drops it, its loop is gone.
+        if not self._server.over and _core.get_host() is self._server.host:
             self._server.stop()
 
 
@@ -298,11 +317,15 @@ _of_thread = _core.local()
 def companion_of_thread(host: HostBackend) -> Companion:
     """The companion of the green thread that calls. It has one from the first call on."""
     companion: Companion | None = getattr(_of_thread, "companion", None)
-    if companion is None or companion.host is not host or not companion.is_free:
-        former, companion = companion, Companion(host)
-        # One that is busy serves this very thread, of which a signal handler asks for more.
-        if former is None or former.host is not host or former.is_over:
-            _of_thread.companion = companion
+    if companion is not None and companion.serves(host):
+        if companion.is_free:
+            return companion
+        # It serves this very thread, of which a signal handler asks for more.
+        companion = Companion(host)
+        _of_thread.enders.append(companion.ender())
+        return companion
+    companion = Companion(host)
+    _of_thread.companion, _of_thread.enders = companion, [companion.ender()]
     return companion
 
 

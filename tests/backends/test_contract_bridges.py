@@ -321,6 +321,37 @@ def test_async_context_sees_the_hosts_cancellation(run: Run, backend: str) -> No
     assert seen == [True] * 4
 
 
+def test_a_thread_that_is_cancelled_while_it_enters_an_async_context(run: Run) -> None:
+    """What it has entered in spite of that is left again, by the thread's own exception."""
+    log: list[Any] = []
+
+    class Stubborn(Manager):
+        async def __aenter__(self) -> str:
+            with aevent.CancelScope(shield=True):
+                await aevent.sleep(0.001)
+            return "value"
+
+    def body() -> None:
+        try:
+            with aevent.async_context(Stubborn()):
+                try:
+                    aevent.await_(aevent.sleep(0))
+                finally:
+                    log.append("body")
+        except aevent.Cancelled:
+            log.append("cancelled")
+            raise
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            scope = group.spawn(body)
+            await aevent.sleep(0)
+            scope.cancel()
+
+    run(main)
+    assert log == ["body", "cancelled"]
+
+
 def test_a_task_group_by_async_context(run: Run) -> None:
     def check() -> None:
         log: list[int] = []

@@ -97,18 +97,21 @@ class Round:
             for fn in self.plan:
                 run = self._async if asyncio.iscoroutinefunction(fn) else self._sync
                 scopes.append(group.spawn(run, fn, name=fn.__name__))
-            while self.begun.total() < len(self.plan):
-                await aevent.sleep(0.001)
-            for _ in range(3):
-                await aevent.sleep(0)
-            self.choose.shuffle(scopes)
-            for number, scope in enumerate(scopes):
-                scope.cancel()
-                if number % 97 == 0:
-                    await waits.poke(self.world, self.choose)
-                if number % 1009 == 0:
+            try:
+                while self.begun.total() < len(self.plan):
+                    await aevent.sleep(0.001)
+                for _ in range(3):
                     await aevent.sleep(0)
-            self.world.release.set()
+                self.choose.shuffle(scopes)
+                for number, scope in enumerate(scopes):
+                    scope.cancel()
+                    if number % 97 == 0:
+                        await waits.poke(self.world, self.choose)
+                    if number % 1009 == 0:
+                        await aevent.sleep(0)
+            finally:
+                # Also if somebody has failed: who is shielded waits for it.
+                self.world.release.set()
         self.world.rlock.release()
         self.world.rlock.acquire()
         self.world.end()

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -75,6 +75,8 @@ class World:
         self.lock = threading.Lock()
         self.lock.acquire()
         self.rlock = threading.RLock()
+        self.limiter = aevent.CapacityLimiter(1)
+        self.limiter.acquire_on_behalf_of_nowait(self)
         self.barrier = threading.Barrier(1 << 30)
         self.empty: queue.Queue[int] = queue.Queue()
         self.full: queue.Queue[int] = queue.Queue(1)
@@ -612,6 +614,72 @@ async def async_shielded(world: World) -> None:
     with aevent.CancelScope(shield=True):
         await world.release.async_wait()  # type: ignore[attr-defined]
     await aevent.sleep(LONG)
+
+
+@wait
+async def async_wait_readable(world: World) -> None:
+    # A copy each: two may not wait for the same.
+    with world.quiet.dup() as copy:
+        await aevent.wait_readable(copy)
+
+
+WAITS[-1] = (async_wait_readable, 100)
+
+
+@wait
+async def async_channel_receive(world: World) -> None:
+    send, receive = aevent.open_memory_channel(0)
+    with send, receive:
+        await receive.receive()
+
+
+@wait
+async def async_channel_send(world: World) -> None:
+    send, receive = aevent.open_memory_channel(0)
+    with send, receive:
+        await send.send(1)
+
+
+@wait
+async def async_limiter(world: World) -> None:
+    async with world.limiter:
+        raise AssertionError("nobody gives it back")
+
+
+@wait
+async def async_start(world: World) -> None:
+    async with aevent.TaskGroup() as group:
+        await group.start(never_started)
+
+
+async def never_started(task_status: aevent.TaskStatus[None]) -> None:
+    await aevent.sleep_forever()
+
+
+@costly
+async def async_thread(world: World) -> None:
+    real_select = select.select._aevent_orig  # type: ignore[attr-defined]
+    await aevent.to_thread.run_sync(real_select, [world.quiet], [], [], 0.5, abandon_on_cancel=True)
+    await aevent.sleep(LONG)
+
+
+@wait
+def group_in_sync_code(world: World) -> None:
+    with aevent.TaskGroup() as group:
+        group.spawn(time.sleep, LONG)
+        group.spawn(aevent.sleep_forever)
+
+
+@wait
+def body_of_async_context(world: World) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        await aevent.sleep_forever()
+
+    with aevent.async_context(aevent.TaskGroup()) as group:
+        group.spawn(time.sleep, LONG)
+        for _ in aevent.async_iter(numbers()):
+            aevent.await_(aevent.sleep(0))
 
 
 # --- what a host has of its own; for asyncio and trio ---
