@@ -83,6 +83,8 @@ from ._time import sleep_forever as sleep_forever
 from ._time import sleep_until as sleep_until
 from ._tree import format_tree as format_tree
 from ._tree import print_tree as print_tree
+from ._watchdog import Blocking as Blocking
+from ._watchdog import on_blocking as on_blocking
 
 # Not a patch: anyio gets to know the name of one more backend.
 _integrations.register_backend()

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Protocol, TypeVar
 
 from . import _core
@@ -223,6 +223,20 @@ class HostBackend(Backend):
 
         Raises RunFinishedError if the host's run has ended.
         """
+
+    # Of the following, a watchdog in another OS thread asks while it has the interpreter.
+
+    def is_waiting(self, frame: FrameType | None) -> bool:
+        """Whether a thread that is in `frame` waits for events in this loop. False if not known."""
+        return False
+
+    def is_below_tasks(self, frame: FrameType) -> bool:
+        """Whether `frame` is the loop's own, which calls what its tasks do."""
+        return False
+
+    def task_in(self, frame: FrameType | None) -> HostTask | None:
+        """The task of the host that runs in `frame`, if that can be told."""
+        return None
 
     @abstractmethod
     def spawn_detached(

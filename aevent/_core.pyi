@@ -35,6 +35,7 @@ __all__ = [
     "Event",
     "HostWaker",
     "Lock",
+    "LoopWatch",
     "Member",
     "MemoryReceiveChannel",
     "MemorySendChannel",
@@ -1323,6 +1324,21 @@ def call_handling(error: BaseException, function: Callable[..., _T], /, *args: A
     Raising it again for that would add to the traceback; until Python 3.10, `sys.exc_info()` keeps
     its own.
     """
+
+@final
+class LoopWatch:
+    """What a watchdog in another OS thread may ask of the loop of the thread that makes this."""
+
+    def __new__(cls) -> Self: ...
+    def held(self) -> float:
+        """Seconds since the loop last looked for events, in milliseconds' steps; 0.0 while it waits.
+
+        A loop that a host drives looks only when it has something to do.
+        """
+    def running_task(self) -> Task | None:
+        """Who runs: a task of ours, or a host's task with a portal. `None` after `end`."""
+    def end(self) -> None:
+        """The loop is watched no more. To be called before its thread ends, and by that thread."""
 
 def statistics() -> dict[str, float]:
     """Figures about the thread's loop (ready tasks, timers, stacks, next deadline); empty if it has none."""

@@ -20,6 +20,7 @@ from ._core import Cancelled, CancelScope
 from ._entry import NativeToken
 from ._exceptions import AeventError
 from ._signals import after_fork_in_child, in_main_os_thread, interrupts, wakeups
+from ._watchdog import watched
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -296,7 +297,11 @@ def _run_natively(
     generators = AsyncGenerators(token)
     try:
         is_async = is_coroutine_function(fn)
-        with clock or contextlib.nullcontext(), driving_natively(token, generators, is_async):
+        with (
+            clock or contextlib.nullcontext(),
+            driving_natively(token, generators, is_async),
+            watched(None),
+        ):
             if is_async:
 
                 async def main() -> Any:
@@ -397,25 +402,27 @@ async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.
     if adapter is None:
         adapter = _adapter or load(_running_host())()
     assert isinstance(adapter, HostBackend)
+    is_outermost = _core.get_host() is None
     adapter.attach()
     try:
         if adapter.portals_for_all:
             # The running task has one, too, from its next step on.
             await checkpoint()
-        children = _core.Children(keeps_errors=False)
-        token = _runner.set(children)
-        former = _core.set_home(children)
-        try:
+        with watched(adapter) if is_outermost else contextlib.nullcontext():
+            children = _core.Children(keeps_errors=False)
+            token = _runner.set(children)
+            former = _core.set_home(children)
             try:
-                yield children
-            except BaseException:
-                children.cancel()
-                raise
+                try:
+                    yield children
+                except BaseException:
+                    children.cancel()
+                    raise
+                finally:
+                    await _end_threads(children, _adapter is not None and abandon_daemons)
             finally:
-                await _end_threads(children, _adapter is not None and abandon_daemons)
-        finally:
-            _core.set_home(former)
-            _runner.reset(token)
+                _core.set_home(former)
+                _runner.reset(token)
     finally:
         adapter.detach()
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _run, _signals, integrations
+from . import _run, _signals, _watchdog, integrations
 from ._backend import HostBackend, check_name, load
 from ._exceptions import AeventError, AeventWarning
 from ._monkey import hosts, originals, patcher, threading
@@ -47,6 +47,7 @@ def setup(
     real_threads: Iterable[str] = (),
     preempt: bool | None = None,
     portals: str | None = None,
+    warn_blocking: float | None = None,
 ) -> None:
     """Patches the standard library and chooses the backend that `run` uses by default.
 
@@ -72,6 +73,10 @@ def setup(
     `per_task()`. With `portals="all"`, all of them do while a runner is entered; "groups" is the
     default.
 
+    With `warn_blocking`, what holds up a loop for longer than that many seconds is logged, with the
+    task and its stack, as a warning of the logger "aevent.blocking"; see also `on_blocking`.
+    Default `AEVENT_WARN_BLOCKING`; 0 is never.
+
     Calling it again with the same backend is fine; with another it is an error, since patched code
     is the same for all backends and `run(…, backend=…)` chooses one for a single call.
     """
@@ -86,6 +91,7 @@ def setup(
         )
     if portals not in (None, "groups", "all"):
         raise AeventError(f"portals is 'groups' or 'all', not {portals!r}")
+    threshold = _watchdog.threshold_from(warn_blocking)
     REAL_THREADS.update([real_threads] if isinstance(real_threads, str) else real_threads)
     if _run.chosen_backend is not None:
         if _run.chosen_backend != name and not _run.backend_is_given:
@@ -99,6 +105,8 @@ def setup(
             HostBackend.portals_for_all = portals == "all"
         if preempt is not None:
             _set_preemption(preempt)
+        if warn_blocking is not None:
+            _watchdog.set_threshold(threshold)
         return
     # Before anything is patched: a missing host must not leave a half-patched process.
     try:
@@ -124,6 +132,7 @@ def setup(
     integrations.install(excluded)
     HostBackend.portals_for_all = portals == "all"
     _set_preemption(preempt is not False and "signal" not in excluded)
+    _watchdog.set_threshold(threshold)
     if rebind:
         for finding in early.rebind(hosts.belongs):
             # At the end: if warnings are errors, everything is patched nevertheless.

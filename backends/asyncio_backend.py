@@ -9,7 +9,7 @@ import sys
 from asyncio import events
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import anyio
@@ -246,6 +246,28 @@ class AsyncioBackend(HostBackend):
         finally:
             waker.disarm()
 
+    def is_waiting(self, frame: FrameType | None) -> bool:
+        inner = frame
+        while frame is not None and _module(frame) in _WAITING:
+            frame = frame.f_back
+        if frame is None:
+            return True
+        if frame is not inner:
+            return _module(frame) == "asyncio.base_events"
+        # uvloop waits in C; what called it is the innermost frame then.
+        return _module(frame) in ("asyncio.runners", "uvloop")
+
+    def is_below_tasks(self, frame: FrameType) -> bool:
+        name = frame.f_code.co_name
+        return (_module(frame), name) in _BELOW_TASKS
+
+    def task_in(self, frame: FrameType | None) -> HostTask | None:
+        try:
+            task = asyncio.current_task(self._loop)
+        except RuntimeError:
+            return None
+        return None if task is None else describe(task)
+
     def spawn_detached(
         self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object] = no_one
     ) -> None:
@@ -316,6 +338,22 @@ def describe(task: asyncio.Task[Any]) -> HostTask:
     get_context = getattr(task, "get_context", None)  # since 3.12
     context = None if get_context is None else get_context()
     return HostTask(task, task.get_name(), task.get_coro(), context, None)
+
+
+# Where the loop waits, and what of it is below its tasks.
+_WAITING = frozenset({"selectors", "aevent._monkey.selectors", "aevent._monkey.nested_loops"})
+_BELOW_TASKS = frozenset(
+    {
+        ("asyncio.events", "_run"),
+        ("asyncio.base_events", "_run_once"),
+        ("asyncio.runners", "run"),
+        ("uvloop", "run"),
+    }
+)
+
+
+def _module(frame: FrameType) -> str | None:
+    return frame.f_globals.get("__name__")
 
 
 # asyncio refers to its tasks weakly.

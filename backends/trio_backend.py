@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import trio
@@ -159,6 +159,18 @@ class TrioBackend(HostBackend):
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
+    def is_waiting(self, frame: FrameType | None) -> bool:
+        return frame is None or frame.f_globals.get("__name__") in _WAITING
+
+    def is_below_tasks(self, frame: FrameType) -> bool:
+        return frame.f_code.co_name == "unrolled_run" and _is_trios(frame)
+
+    def task_in(self, frame: FrameType | None) -> HostTask | None:
+        while frame is not None and not self.is_below_tasks(frame):
+            frame = frame.f_back
+        task = None if frame is None else frame.f_locals.get("task")
+        return describe(task) if isinstance(task, trio.lowlevel.Task) else None
+
     def spawn_detached(
         self, coroutine: Coroutine[Any, Any, None], ended: Callable[[], object] = no_one
     ) -> None:
@@ -257,6 +269,14 @@ class _PortalsForAll(trio.abc.Instrument):
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         self._host.install_portal(task)
+
+
+#: Where trio waits for events.
+_WAITING = frozenset({"trio._core._io_epoll", "aevent._monkey.nested_loops"})
+
+
+def _is_trios(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") == "trio._core._run"
 
 
 ADAPTER = TrioBackend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 
-from .. import _core
+from .. import _core, _watchdog
 from . import originals, patcher
 
 
@@ -19,7 +19,8 @@ _original_count = _thread._count
 
 def _count() -> int:
     """The threads that were started by the program and have not ended: green ones and real ones."""
-    return _original_count() + _core.thread_count()
+    # The watchdog is nobody's business.
+    return _original_count() + _core.thread_count() - _watchdog.is_running()
 
 
 def patch() -> None:

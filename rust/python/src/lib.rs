@@ -25,6 +25,7 @@ mod heap;
 mod limiter;
 mod local;
 mod lock;
+mod loop_watch;
 mod mock_clock;
 mod offload;
 mod patched;
@@ -110,6 +111,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<task_group::TaskGroup>()?;
     module.add_class::<socket::awaitable::SocketCall>()?;
     module.add_class::<thread::Task>()?;
+    module.add_class::<loop_watch::LoopWatch>()?;
     module.add_class::<view::ModuleView>()?;
     module.add_class::<wait::Wait>()?;
     module.add_class::<waker::HostWaker>()?;

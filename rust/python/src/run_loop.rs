@@ -137,6 +137,13 @@ impl Loop {
         self.references.get()
     }
 
+    /// The running task. Also from other threads, with the interpreter attached.
+    pub fn current_task(&self) -> Option<TaskRef> {
+        // SAFETY: the interpreter's lock serialises this with the loop's own thread, which changes it
+        // in one go; cloning runs no Python code.
+        unsafe { (*self.current.get()).clone() }
+    }
+
     /// The task that calls signal handlers.
     pub fn main(&self) -> Option<TaskRef> {
         // SAFETY: as in `host`.
@@ -284,8 +291,10 @@ impl Loop {
         let (fd, mut batch) = self.scheduler.begin_wait();
         // SAFETY: we are attached, or no Python code could have called us.
         let py = unsafe { Python::assume_attached() };
+        self.scheduler.set_waits(true);
         let result = py.detach(|| reactor::wait(fd, &mut batch, timeout));
         let result = self.scheduler.take_in(batch, result);
+        self.scheduler.set_waits(false);
         self.after_events(result);
     }
 
@@ -306,6 +315,7 @@ impl Loop {
         let (fd, mut batch) = self.scheduler.begin_wait();
         // SAFETY: as above.
         let py = unsafe { Python::assume_attached() };
+        self.scheduler.set_waits(true);
         let result = py.detach(|| reactor::wait(fd, &mut batch, shorter));
         let lasted = clock::real() - began;
         if matches!(pace, Pace::Real(_)) {
@@ -313,6 +323,7 @@ impl Loop {
         }
         let nothing = matches!(result, Ok(0));
         let result = self.scheduler.take_in(batch, result);
+        self.scheduler.set_waits(false);
         self.after_events(result);
         if nothing && !self.scheduler.has_ready() && !self.stop.get() {
             self.scheduler.after_quiet(lasted);

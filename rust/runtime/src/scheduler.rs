@@ -8,7 +8,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use crate::cancel_tree::Scope;
@@ -77,6 +77,8 @@ pub struct Scheduler<X: Send + Sync + 'static> {
     calls_per_clock: Cell<u32>,
     /// How often the clock was read by short calls since one of them was told to let others run.
     clock_reads: Cell<u32>,
+    /// The loop waits for events. Stored by the owner; other threads may ask.
+    waits: AtomicBool,
     /// A host's loop has the thread, and does not know of what becomes ready unless it is told.
     host_has_the_thread: Cell<bool>,
 }
@@ -104,6 +106,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             until_clock: Cell::new(1),
             calls_per_clock: Cell::new(1),
             clock_reads: Cell::new(0),
+            waits: AtomicBool::new(false),
             host_has_the_thread: Cell::new(false),
         }))
     }
@@ -134,6 +137,17 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     #[inline]
     pub fn looked(&self) -> u64 {
         self.looked.load(Ordering::Relaxed)
+    }
+
+    /// The loop is about to wait for events, or has taken in what came.
+    pub fn set_waits(&self, waits: bool) {
+        // Whoever sees that it waits no more also sees that it has looked.
+        self.waits.store(waits, Ordering::Release);
+    }
+
+    /// Whether the loop waits for events. May be called from any thread.
+    pub fn waits(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
     }
 
     /// Whether the calling thread is the one the scheduler belongs to.
