@@ -62,6 +62,7 @@ __all__ = [
     "await_here",
     "breathe",
     "buffered_method",
+    "call_handling",
     "checkpoint",
     "checkpoint_if_cancelled",
     "clock_offset_ns",
