@@ -183,6 +183,11 @@ class HostBackend(Backend):
 
     # --- the host's tasks ---
 
+    @property
+    @abstractmethod
+    def gives_portals(self) -> bool:
+        """Whether each task that is started now gets a portal."""
+
     @abstractmethod
     def is_running(self) -> bool | None:
         """Whether the caller is in the loop that this drives; `None` if it is in no loop at all.

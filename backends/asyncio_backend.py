@@ -165,7 +165,16 @@ class AsyncioBackend(HostBackend):
         loop.add_reader(_core.loop_fd(), self._turn)
         loop.call_soon(self._turn)
         if self.portals_for_all:
-            self._begin_portals(loop)
+            for task in asyncio.all_tasks(loop):
+                # One that hides its coroutine goes without; per_task() in it says so.
+                with suppress(RuntimeError):
+                    self.install_portal(task)
+        # An eager task makes its first step in another task's. It needs a portal of its own for
+        # that: else its synchronous calls would park the other in the middle of asyncio's code.
+        if self.portals_for_all or is_eager(loop.get_task_factory()):
+            former = self._former_factory = loop.get_task_factory()
+            self._task_factory = portal_factory(self, former)
+            loop.set_task_factory(self._task_factory)
 
     def end_ticking(self) -> None:
         assert self._loop is not None
@@ -188,6 +197,10 @@ class AsyncioBackend(HostBackend):
 
     def calling_anyio(self) -> AbstractContextManager[None]:
         return _asyncio_is_running()
+
+    @property
+    def gives_portals(self) -> bool:
+        return self._task_factory is not None
 
     def is_running(self) -> bool | None:
         try:
@@ -221,16 +234,6 @@ class AsyncioBackend(HostBackend):
                 f"the coroutine of {type(task).__name__} cannot be replaced. Start the task with "
                 "TaskGroup.spawn(), or the program with aevent.run()."
             )
-
-    def _begin_portals(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Gives a portal to every task of the loop's, and to those that will be."""
-        for task in asyncio.all_tasks(loop):
-            # One that hides its coroutine goes without; per_task() in it says so.
-            with suppress(RuntimeError):
-                self.install_portal(task)
-        former = self._former_factory = loop.get_task_factory()
-        self._task_factory = portal_factory(self, former)
-        loop.set_task_factory(self._task_factory)
 
     async def park(self, waker: _core.HostWaker) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -373,18 +376,22 @@ def portal_factory(host: HostBackend, former: Any) -> Any:
             return asyncio.Task(with_portal(coroutine), loop=loop, **options)
         return former(loop, with_portal(coroutine), **options)
 
-    if sys.version_info >= (3, 12):
-        eager: Any = asyncio.eager_task_factory
-        if getattr(former, "__code__", None) is eager.__code__:
-            # anyio knows an eager factory by its code, and has to know it. So this is one, too: it
-            # calls the constructor that the former is for.
-            (constructor,) = (cell.cell_contents for cell in former.__closure__)
+    if sys.version_info >= (3, 12) and is_eager(former):
+        # anyio knows an eager factory by its code, and has to know it. So this is one, too: it
+        # calls the constructor that the former is for.
+        (constructor,) = (cell.cell_contents for cell in former.__closure__)
 
-            def construct(coroutine: Any, /, **options: Any) -> Any:
-                return constructor(with_portal(coroutine), **options)
+        def construct(coroutine: Any, /, **options: Any) -> Any:
+            return constructor(with_portal(coroutine), **options)
 
-            return asyncio.create_eager_task_factory(construct)
+        return asyncio.create_eager_task_factory(construct)
     return factory
+
+
+def is_eager(factory: Any) -> bool:
+    """Whether it is a task factory that `asyncio.create_eager_task_factory` has made."""
+    eager: Any = getattr(asyncio, "eager_task_factory", None)
+    return eager is not None and getattr(factory, "__code__", None) is eager.__code__
 
 
 #: asyncio's task in C, where there is one.

@@ -131,6 +131,10 @@ class TrioBackend(HostBackend):
                 else:
                     await trio.lowlevel.wait_readable(descriptor)
 
+    @property
+    def gives_portals(self) -> bool:
+        return self._instrument is not None
+
     def is_running(self) -> bool | None:
         try:
             return trio.lowlevel.current_trio_token() is self._token

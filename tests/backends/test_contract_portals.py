@@ -347,9 +347,12 @@ def test_a_task_factory_that_is_set_already_is_called(loop: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 has eager tasks")
-@pytest.mark.usefixtures("portals_for_all")
+@pytest.mark.parametrize("portals", ["groups", "all"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_eager_tasks_have_portals_from_their_first_step_on(loop: str) -> None:
+def test_eager_tasks_have_portals_from_their_first_step_on(
+    loop: str, portals: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostBackend, "portals_for_all", portals == "all")
     log: list[str] = []
 
     async def child(name: str) -> str:
@@ -366,6 +369,7 @@ def test_eager_tasks_have_portals_from_their_first_step_on(loop: str) -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
         async with aevent.runner():
+            await aevent.per_task()
             tasks = [asyncio.create_task(child(name), name=name) for name in ("a", "b")]
             log.append("created")
             assert await asyncio.gather(*tasks) == ["a", "b"]

@@ -55,7 +55,7 @@ def _host(name: str) -> HostBackend | None:
 def _with_portal(host: HostBackend | None, coroutine: Any) -> Any:
     if (
         host is None
-        or host.portals_for_all
+        or host.gives_portals
         or isinstance(coroutine, _core.Portal)
         or not isinstance(coroutine, Coroutine)
         or getattr(coroutine, "cr_code", None) in _NEED_NONE
