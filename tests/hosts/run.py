@@ -221,7 +221,7 @@ def main() -> int:
     parser.add_argument("suites", nargs="*", default=["asyncio", "trio", "anyio"])
     parser.add_argument("--backend", action="append", choices=["native", "asyncio", "trio"])
     parser.add_argument("--fast", action="store_true", help="the part that `make test` runs")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one run of a suite")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds for a run of a suite")
     options = parser.parse_args()
     results = [
         check(suite, options.backend or ["native"], options.fast, options.timeout)
