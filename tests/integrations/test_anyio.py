@@ -135,6 +135,22 @@ def test_a_task_group_spawns_synchronous_functions_too() -> None:
     assert sorted(seen) == ["asynchronous", "synchronous"]
 
 
+def test_a_task_group_spawns_the_wait_for_an_event() -> None:
+    async def main() -> None:
+        event = anyio.Event()
+        async with anyio.create_task_group() as tg:
+            scope = tg.spawn(event.wait)  # type: ignore[attr-defined]
+            await anyio.wait_all_tasks_blocked()
+            assert event.statistics().tasks_waiting == 1
+            scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            assert event.statistics().tasks_waiting == 0
+            tg.start_soon(event.wait)
+            event.set()
+
+    run(main)
+
+
 def test_aevents_own_functions_work_beside_anyios() -> None:
     async def main() -> None:
         with anyio.CancelScope() as scope:

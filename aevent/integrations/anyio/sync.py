@@ -15,7 +15,7 @@ from anyio import (
 )
 
 from ... import _core
-from .tasks import TaskInfo, current_task_info
+from .tasks import TaskInfo
 
 
 class Event(_core.TaskEvent, anyio.Event):  # type: ignore[misc]
@@ -32,6 +32,13 @@ async def _yield_shielded() -> None:
         await _core.Checkpoint()
 
 
+def _running_task() -> _core.Task:
+    task = _core.current_task()
+    if task is None:
+        raise RuntimeError("no task of aevent's is running")
+    return task
+
+
 class Lock(anyio.Lock):
     """`anyio.Lock`. A release hands it to whoever has waited longest."""
 
@@ -42,12 +49,12 @@ class Lock(anyio.Lock):
 
     def __init__(self, *, fast_acquire: bool = False) -> None:
         self._fast = fast_acquire
-        self._owner: TaskInfo | None = None
-        self._waiters: deque[tuple[TaskInfo, _core.TaskEvent]] = deque()
+        self._owner: _core.Task | None = None
+        self._waiters: deque[tuple[_core.Task, _core.TaskEvent]] = deque()
 
     async def acquire(self) -> None:
         _core.checkpoint_if_cancelled()
-        task = current_task_info()
+        task = _running_task()
         if self._take(task):
             if not self._fast:
                 try:
@@ -68,7 +75,7 @@ class Lock(anyio.Lock):
                 self.release()
             raise
 
-    def _take(self, task: TaskInfo) -> bool:
+    def _take(self, task: _core.Task) -> bool:
         if self._owner is None and not self._waiters:
             self._owner = task
             return True
@@ -77,26 +84,27 @@ class Lock(anyio.Lock):
         return False
 
     def acquire_nowait(self) -> None:
-        if not self._take(current_task_info()):
+        if not self._take(_running_task()):
             raise WouldBlock
 
     def locked(self) -> bool:
         return self._owner is not None
 
     def release(self) -> None:
-        if self._owner != current_task_info():
+        if self._owner != _running_task():
             raise RuntimeError("The current task is not holding this lock")
         self._owner = None
         while self._waiters:
             task, event = self._waiters.popleft()
             # One that is cancelled does not want it any more, and will find out.
-            if not task.has_pending_cancellation():
+            if not task.is_cancelled:
                 self._owner = task
                 event.set()
                 return
 
     def statistics(self) -> LockStatistics:
-        return LockStatistics(self.locked(), self._owner, len(self._waiters))
+        owner = None if self._owner is None else TaskInfo(self._owner)
+        return LockStatistics(self.locked(), owner, len(self._waiters))
 
 
 class Semaphore(anyio.Semaphore):

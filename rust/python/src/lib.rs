@@ -117,6 +117,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waker::HostWaker>()?;
 
     awaitable::register(vec![
+        (py.get_type::<task_event::TaskEvent>().unbind(), &["wait"]),
         (py.get_type::<event::Event>().unbind(), &["async_wait"]),
         (py.get_type::<lock::Lock>().unbind(), &["async_acquire"]),
         (
