@@ -104,7 +104,9 @@ async def main():
     async with anyio.create_task_group() as group:
         group.start_soon(blocks, name="the culprit")
     report = await until_reported()
-    assert (report.task, report.kind) == ("the culprit", "host"), report
+    # A task of trio's that has a portal, as those of anyio's groups do, is named by what it runs.
+    name = "__main__.blocks" if backend == "trio" else "the culprit"
+    assert (report.task, report.kind) == (name, "host"), report
     assert 0.1 < report.seconds < 5
 """)
 
