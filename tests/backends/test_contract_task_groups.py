@@ -55,18 +55,19 @@ def leaves(error: BaseException) -> list[BaseException]:
 def test_leaving_a_group_waits_for_all_children(run: Run) -> None:
     log: list[str] = []
 
-    def sync(seconds: float) -> None:
-        time.sleep(seconds)
+    def sync() -> None:
+        time.sleep(0.001)
         log.append("sync")
 
-    async def async_(seconds: float) -> None:
-        await aevent.sleep(seconds)
+    async def async_() -> None:
+        while "sync" not in log:
+            await aevent.sleep(0)
         log.append("async")
 
     async def main() -> None:
         async with aevent.TaskGroup() as group:
-            group.spawn(async_, 0.01)
-            group.spawn(sync, 0.001)
+            group.spawn(async_)
+            group.spawn(sync)
             log.append("body")
         log.append("left")
 

@@ -223,16 +223,17 @@ def test_opening_a_fifo_waits_for_the_other_end() -> None:
 
 def test_giving_up_opening_a_fifo_leaves_no_reader_behind() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fifo"
-        os.mkfifo(path)
-        for flags in (os.O_RDONLY, os.O_WRONLY):
+        for number, flags in enumerate((os.O_RDONLY, os.O_WRONLY)):
+            # A FIFO for each: who was left behind at one may still be there for a moment.
+            path = Path(folder) / str(number)
+            os.mkfifo(path)
             with aevent.move_on_after(0.002) as scope:
                 os.open(path, flags)
             assert scope.cancelled_caught
         # The thread that was left behind lets go of it in its own time.
         for _ in range(20_000):
             try:
-                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+                os.close(os.open(Path(folder) / "0", os.O_WRONLY | os.O_NONBLOCK))
             except OSError as error:
                 assert error.errno == errno.ENXIO
                 break
