@@ -52,8 +52,10 @@ async def stream(request: Request) -> Response:
 
 
 async def in_the_background(request: Request) -> Response:
-    task = BackgroundTask(request.app.state.seen.append, "background")
-    return PlainTextResponse("foreground", background=task)
+    async def later() -> None:
+        request.app.state.background.set()
+
+    return PlainTextResponse("foreground", background=BackgroundTask(later))
 
 
 def application() -> Starlette:
@@ -65,7 +67,7 @@ def application() -> Starlette:
             Route("/background", in_the_background),
         ]
     )
-    app.state.seen = []
+    app.state.background = anyio.Event()
     return app
 
 
@@ -96,7 +98,7 @@ def test_a_client_and_a_server_on_one_native_loop() -> None:
             async with client.stream("GET", "/stream") as streamed:
                 assert b"".join([part async for part in streamed.aiter_bytes()]) == b"012"
             assert (await client.get("/background")).text == "foreground"
-            assert app.state.seen == ["background"]
+            await app.state.background.wait()
 
     run(main)
 
