@@ -160,6 +160,7 @@ class Process:
 
     @property
     def pid(self) -> int:
+        """Its number."""
         return self._popen.pid
 
     @property

@@ -1,4 +1,4 @@
-//! Gathers what `_core.pyi` says of the classes and their methods, for `docs.rs`: it stands in one place.
+//! Gathers what `_core.pyi` says of functions, classes and their methods, for `docs.rs`: it stands in one place.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn main() {
     fs::write(Path::new(&out).join("docs.rs"), table).expect("cargo gives a folder to write to");
 }
 
-/// Class, public member (empty for the class itself), docstring. The stub is formatted by ruff, so lines
+/// Class (empty for a function of the module), public member (empty for the class itself), docstring. The stub is formatted by ruff, so lines
 /// are enough to go by.
 fn documented(stub: &str) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
@@ -34,6 +34,10 @@ fn documented(stub: &str) -> Vec<(String, String, String)> {
         if let Some(rest) = line.strip_prefix("class ") {
             class = name(rest);
             member.clear();
+            expecting = true;
+        } else if let Some(rest) = line.strip_prefix("def ") {
+            class.clear();
+            member = name(rest);
             expecting = true;
         } else if depth == 0 && !text.is_empty() && !text.starts_with(['@', ')']) {
             class.clear();
@@ -53,7 +57,7 @@ fn documented(stub: &str) -> Vec<(String, String, String)> {
             let line = lines.next().expect("a docstring ends");
             doc.push(line.get(depth..).unwrap_or(""));
         }
-        if expecting && !class.is_empty() && (member.is_empty() || !member.starts_with('_')) {
+        if expecting && !(class.is_empty() && member.is_empty()) && !member.starts_with('_') {
             let doc = doc.join("\n");
             let doc = doc.trim_end_matches("\"\"\"").trim_end();
             found.push((class.clone(), member.clone(), doc.to_owned()));

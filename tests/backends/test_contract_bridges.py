@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
+import sniffio
+import trio
 
 import aevent
 from tests.backends.test_contract_await import in_each_kind_of_task
@@ -617,20 +620,27 @@ def test_with_portal_run_in_a_task_that_has_one(run: Run) -> None:
     assert not aevent.has_portal()
 
 
+@asynccontextmanager
+async def task_of_the_host(fn: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Runs it beside the body, started by the host's own means: nothing gives it a portal."""
+    if sniffio.current_async_library() == "trio":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fn)
+            yield
+    else:
+        task = asyncio.create_task(fn())
+        yield
+        await task
+
+
 def test_a_portal_bestowed_on_a_task_that_waits(run_host: Run, host: str) -> None:
     started: list[Any] = []
     done: list[bool] = []
 
     async def other() -> None:
-        import sniffio
-
         if sniffio.current_async_library() == "trio":
-            import trio
-
             started.append(trio.lowlevel.current_task())
         else:
-            import asyncio
-
             started.append(asyncio.current_task())
         assert not aevent.has_portal()
         await anyio.sleep(0.005)
@@ -640,8 +650,7 @@ def test_a_portal_bestowed_on_a_task_that_waits(run_host: Run, host: str) -> Non
 
     async def main() -> None:
         async with aevent.runner():
-            async with anyio.create_task_group() as group:
-                group.start_soon(other)
+            async with task_of_the_host(other):
                 while not started:
                     await anyio.sleep(0)
                 assert not aevent.has_portal(started[0])

@@ -41,4 +41,5 @@ def test_what_stands_for_a_function_has_its_docstring() -> None:
 
 
 def test_a_signature_is_kept() -> None:
-    assert list(inspect.signature(_core.CancelScope.cancel).parameters) == ["self"]
+    assert list(inspect.signature(_core.CancelScope.cancel).parameters) == ["self", "reason"]
+    assert list(inspect.signature(aevent.open_memory_channel).parameters) == ["max_buffer_size"]

@@ -1,4 +1,4 @@
-//! Gives the classes and their methods the docstrings of `_core.pyi`, so that `help()` tells what it does.
+//! Gives functions, classes and their methods the docstrings of `_core.pyi`, so that `help()` tells what it does.
 
 use std::ffi::{CStr, CString};
 use std::ptr::addr_of;
@@ -8,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-/// Class, member (empty for the class itself), docstring.
+/// Class (empty for a function), member (empty for the class itself), docstring.
 const DOCS: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/docs.rs"));
 
 /// What ends the signature that a built-in function's docstring begins with.
@@ -17,6 +17,14 @@ const END_OF_SIGNATURE: &str = "\n--\n\n";
 /// Attaches them to what `module` exports.
 pub fn attach(module: &Bound<'_, PyModule>) -> PyResult<()> {
     for (class, member, doc) in DOCS {
+        if class.is_empty() {
+            if let Ok(old) = module.getattr(*member)
+                && let Some(new) = function_with_doc(&old, doc)?
+            {
+                module.setattr(*member, new)?;
+            }
+            continue;
+        }
         let Ok(class) = module.getattr(*class)?.cast_into::<PyType>() else {
             continue;
         };
@@ -36,6 +44,34 @@ pub fn attach(module: &Bound<'_, PyModule>) -> PyResult<()> {
         }
     }
     Ok(())
+}
+
+/// A function like `old`, with another docstring; `None` if it has one already or is no function.
+fn function_with_doc<'py>(
+    old: &Bound<'py, PyAny>,
+    doc: &str,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = old.py();
+    // SAFETY: the type is the interpreter's own and lives for ever.
+    if unsafe { ffi::PyCFunction_CheckExact(old.as_ptr()) } == 0
+        || old.getattr("__doc__")?.to_string() != "See `_core.pyi`."
+    {
+        return Ok(None);
+    }
+    // SAFETY: the object is of that type, exactly. Its definition lives as long as the process, and so
+    // does the copy. The result is a new reference or null.
+    let new = unsafe {
+        let function = old.as_ptr().cast::<ffi::PyCFunctionObject>();
+        let mut copy = addr_of!(*(*function).m_ml).read();
+        copy.ml_doc = leak(&with_signature_of(copy.ml_doc, doc))?;
+        ffi::PyCFunction_NewEx(
+            Box::leak(Box::new(copy)),
+            (*function).m_self,
+            (*function).m_module,
+        )
+    };
+    // SAFETY: see above.
+    unsafe { Bound::from_owned_ptr_or_err(py, new) }.map(Some)
 }
 
 fn getset_type() -> *mut ffi::PyTypeObject {
