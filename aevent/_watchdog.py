@@ -288,8 +288,16 @@ def _run() -> None:
 
 
 def _look_at(one: _Watched, now: float, threshold: float, late: float) -> None:
-    held = one.held(now)
     stall = one.stall
+    if stall is None and one.host is not None and late > threshold:
+        # It could not be asked. What it runs is looked at before it is: that gives the interpreter
+        # away, and the loop goes on.
+        held = min(late, one.watch.held())
+        if held >= threshold and not one.host.is_waiting(one.frame()):
+            one.stall = _Stall(one, now - held, True)
+            one.answered = now
+            return
+    held = one.held(now)
     if stall is not None:
         if held > 0 and now - held < stall.began + CLOCK_STEP:
             if not stall.reported and now - stall.began > TOO_LONG:
@@ -298,9 +306,6 @@ def _look_at(one: _Watched, now: float, threshold: float, late: float) -> None:
         one.stall = None
         if not stall.reported:
             stall.report(one.answered if one.answered > stall.began else now - held, False)
-    if one.host is not None and late > threshold and one.asked is not None:
-        # It was asked only now.
-        held = min(late, one.watch.held())
     if held >= threshold:
         one.stall = _Stall(one, now - held, late > threshold)
 
