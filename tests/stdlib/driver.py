@@ -129,8 +129,7 @@ class Run:
             done |= process.tests.keys()
             if process.over or self.skipped is not None:
                 self.tests[EXIT] = process.exit
-                if any(outcome.what == "failed" for outcome in process.tests.values()):
-                    # A test that stops half-way leaves threads behind that nobody will end.
+                if process.has_failures:
                     self.tests[EXIT] = Outcome("passed", "not judged: tests have failed")
                 break
             fruitless = 0 if process.tests else fruitless + 1
@@ -156,13 +155,15 @@ class Run:
         for name in bad:
             if name in hung[HUNG_RERUNS:]:
                 continue
-            again = self._process([name], set()).tests.get(name)
+            again = self._process([name], set(), alone=True).tests.get(name)
             if again is not None:
                 detail = again.detail or self.tests[name].detail
                 self.tests[name] = again._replace(alone=True, detail=detail)
 
-    def _process(self, only: list[str] | None, without: set[str]) -> Process:
-        with Process(self, only, without) as process:
+    def _process(
+        self, only: list[str] | None, without: set[str], *, alone: bool = False
+    ) -> Process:
+        with Process(self, only, without, alone=alone) as process:
             process.watch()
         return process
 
@@ -170,8 +171,12 @@ class Run:
 class Process:
     """One process that runs tests, and what it has told."""
 
-    def __init__(self, run: Run, only: list[str] | None, without: set[str]) -> None:
+    def __init__(
+        self, run: Run, only: list[str] | None, without: set[str], *, alone: bool = False
+    ) -> None:
         self.run = run
+        #: For the sake of one test, whose outcome is all that is asked for.
+        self.alone = alone
         self.planned: list[str] = []
         self.tests: dict[str, Outcome] = {}
         self.skipped: str | None = None
@@ -239,11 +244,26 @@ class Process:
             if ended:
                 self._conclude("crashed", f"the process ended with {self.process.returncode}")
                 return
+            if self._nothing_left_to_learn:
+                self.kill()
+                return
             if time.monotonic() > heard + (limit := self.run.limit(self.current)):
                 self.kill()
                 self._conclude("hung", f"nothing happened for {limit:g} s")
                 return
             time.sleep(0.02)
+
+    @property
+    def has_failures(self) -> bool:
+        """A test that stops half-way leaves threads behind that nobody will end.
+
+        So the end of this process, which waits for them, says nothing and is not waited for.
+        """
+        return any(outcome.what == "failed" for outcome in self.tests.values())
+
+    @property
+    def _nothing_left_to_learn(self) -> bool:
+        return bool(self.tests) if self.alone else self.over and self.has_failures
 
     def _read(self) -> bool:
         with self.results.open("rb") as results:

@@ -68,6 +68,16 @@ class Spoils(unittest.TestCase):
 """
 
 
+LEAVES_A_THREAD = """
+import threading, unittest
+
+class Tests(unittest.TestCase):
+    def test_fails(self):
+        threading.Thread(target=threading.Event().wait).start()
+        self.fail("on purpose")
+"""
+
+
 def _import(name: str) -> Any:
     """A file beside this one: they are scripts, found by each other in `sys.path`."""
     sys.path.insert(0, str(HERE))
@@ -131,6 +141,17 @@ def test_each_test_has_its_outcome(
         time.sleep(0.01)
     else:
         pytest.fail("a child is left")
+
+
+@pytest.mark.parametrize("backend", ["plain", "native"])
+def test_the_end_is_not_waited_for_if_a_test_has_failed(tmp_path: Path, backend: str) -> None:
+    # It has left a thread that never ends, and the interpreter waits for that.
+    driver, modules = _import("driver"), _import("modules")
+    (tmp_path / "test_of_the_driver.py").write_text(LEAVES_A_THREAD)
+    found, _ = modules.find(["test_of_the_driver"], tmp_path / "cache", str(tmp_path))
+    results = driver.Run(found[0], backend, timeout=300, folder=tmp_path / "logs")()
+    assert [outcome.what for outcome in results.tests.values()] == ["failed", "passed"]
+    assert results.seconds < 100
 
 
 def test_what_is_listed_must_fail() -> None:
