@@ -141,7 +141,9 @@ def test_a_timeout_of_the_clients() -> None:
     async def main() -> None:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         port = listener.extra(SocketAttribute.local_port)
-        async with listener, httpx.AsyncClient(timeout=0.01) as client:
+        # The connection may take its time: a busy machine must not make it a ConnectTimeout.
+        timeout = httpx.Timeout(60, read=0.01)
+        async with listener, httpx.AsyncClient(timeout=timeout) as client:
             with pytest.raises(httpx.ReadTimeout):
                 await client.get(f"http://127.0.0.1:{port}/")
 
