@@ -125,7 +125,9 @@ __all__ = [
     "set_tracing_functions",
     "set_wait_on_host",
     "setprofile",
+    "setprofile_all_threads",
     "settrace",
+    "settrace_all_threads",
     "shielded_checkpoint",
     "shortcut",
     "signal_handler",
@@ -1206,6 +1208,16 @@ def settrace(function: Any, /) -> None:
 
 def setprofile(function: Any, /) -> None:
     """`sys.setprofile` in a task: for the running thread only, if it is a green one."""
+
+def settrace_all_threads(function: Any, original: Callable[[Any], object], /) -> None:
+    """`threading.settrace_all_threads`: for green threads, too, those of other OS threads included.
+
+    `original` does it for the OS threads. A green thread that does not run at the moment has the
+    function when it runs next.
+    """
+
+def setprofile_all_threads(function: Any, original: Callable[[Any], object], /) -> None:
+    """`threading.setprofile_all_threads`, as `settrace_all_threads`."""
 
 def thread_count() -> int:
     """How many green threads were started as threads and have not ended, in all OS threads."""

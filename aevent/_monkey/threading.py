@@ -121,6 +121,14 @@ def _traced(thread: threading.Thread) -> Callable[[], None] | None:
     return run
 
 
+def settrace_all_threads(func: Any) -> None:
+    _core.settrace_all_threads(func, _orig["settrace_all_threads"])
+
+
+def setprofile_all_threads(func: Any) -> None:
+    _core.setprofile_all_threads(func, _orig["setprofile_all_threads"])
+
+
 def _report(thread: threading.Thread, error: BaseException) -> None:
     """Gives the exception that ended a thread to `threading.excepthook`."""
     # The hook reads what is being handled.
@@ -336,6 +344,11 @@ def patch() -> None:
     patcher.function(threading, "get_ident", get_ident)
     patcher.always(threading, "current_thread", current_thread)
     patcher.always(threading, "main_thread", main_thread)
+    if hasattr(threading, "settrace_all_threads"):
+        for name in ("settrace_all_threads", "setprofile_all_threads"):
+            _orig[name] = getattr(threading, name)
+        patcher.always(threading, "settrace_all_threads", settrace_all_threads)
+        patcher.always(threading, "setprofile_all_threads", setprofile_all_threads)
     if hasattr(threading, "currentThread"):
         deprecated = _deprecated("currentThread", "current_thread", current_thread)
         patcher.always(threading, "currentThread", deprecated)

@@ -102,6 +102,76 @@ def test_a_thread_keeps_its_function_while_it_is_parked_and_others_run() -> None
     assert set(lines) == {after.__code__.co_firstlineno, after.__code__.co_firstlineno + 1}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
+@pytest.mark.parametrize("what", ["trace", "profile"])
+def test_what_is_set_for_all_threads_is_found_by_those_that_wait(
+    fresh_ok: Any, backend: str, what: str
+) -> None:
+    out = fresh_ok(
+        """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import threading, time
+
+def for_all(*args):
+    pass
+
+def own(*args):
+    pass
+
+def earlier(name, first):
+    if first is not None:
+        set_own(first)
+    go.wait()
+    seen[name] = get_own()
+
+def later():
+    seen["later"] = get_own()
+
+def main():
+    threads = [
+        threading.Thread(target=earlier, args=("has none", None)),
+        threading.Thread(target=earlier, args=("has its own", own)),
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0)
+    set_for_all(for_all)
+    assert get_own() is for_all
+    set_hook(None)
+    threads.append(threading.Thread(target=later))
+    threads[-1].start()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert seen == {"has none": for_all, "has its own": for_all, "later": None}, seen
+    seen.clear()
+    go.clear()
+    # For oneself again, which is nobody else's business.
+    thread = threading.Thread(target=earlier, args=("has its own", own))
+    thread.start()
+    time.sleep(0)
+    go.set()
+    thread.join()
+    assert seen == {"has its own": own}
+    set_for_all(None)
+    assert get_own() is None
+
+seen = {}
+go = threading.Event()
+set_own, get_own = getattr(sys, f"set{sys.argv[2]}"), getattr(sys, f"get{sys.argv[2]}")
+set_hook = getattr(threading, f"set{sys.argv[2]}")
+set_for_all = getattr(threading, f"set{sys.argv[2]}_all_threads")
+aevent.run(main)
+print("done")
+""",
+        backend,
+        what,
+    )
+    assert out == "done\n"
+
+
 def test_the_main_function_has_what_was_set_before_it(fresh_ok: Any, backend: str) -> None:
     out = fresh_ok(
         """

@@ -226,6 +226,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tracing::settrace, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::set_tracing_functions, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::setprofile, module)?)?;
+    module.add_function(wrap_pyfunction!(tracing::settrace_all_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(tracing::setprofile_all_threads, module)?)?;
     module.add_function(wrap_pyfunction!(driving::print_exception, module)?)?;
     module.add_function(wrap_pyfunction!(driving::call_handling, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;

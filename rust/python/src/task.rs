@@ -153,6 +153,8 @@ pub struct State {
     pub locals: Vec<Py<PyAny>>,
     /// Its trace and profile functions, while another task's are installed.
     pub tracing: Option<Box<crate::tracing::Functions>>,
+    /// How often such functions had been set for all threads when it was made.
+    pub times_traced: u32,
     /// The buffered files whose methods it is in, by their addresses; see `file::buffered`.
     pub inside: Vec<usize>,
     /// For people.
@@ -205,6 +207,7 @@ impl Payload {
             inside: Vec::new(),
             locals: Vec::new(),
             tracing: None,
+            times_traced: crate::tracing::times_set_for_all(),
             name: None,
         }))
     }

@@ -6,9 +6,13 @@
 //!
 //! What is no thread (the main task, coroutines, the host's tasks) shares what the thread of the
 //! operating system has.
+//!
+//! One may also be set for everybody at once (`threading.settrace_all_threads`). That is numbered:
+//! what is kept with a task from before gets it when the task runs next, whosever loop that is in.
 
 use std::cell::{Cell, UnsafeCell};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pyo3::prelude::*;
 
@@ -26,17 +30,36 @@ struct Originals {
 
 static ORIGINALS: OnceLock<Originals> = OnceLock::new();
 
+/// A function that was set for all threads, and when: its number.
+type ForAll = Option<(u32, Py<PyAny>)>;
+
+/// The latest ones: for `settrace` and for `setprofile`.
+static TRACE: Mutex<ForAll> = Mutex::new(None);
+static PROFILE: Mutex<ForAll> = Mutex::new(None);
+
+/// How often one was set for all threads.
+static TIMES: AtomicU32 = AtomicU32::new(0);
+
+/// How often it had been when something was made: what is set later is for it, too.
+#[inline(always)]
+pub fn times_set_for_all() -> u32 {
+    TIMES.load(Ordering::Relaxed)
+}
+
 /// What is installed for one thread.
 pub struct Functions {
     trace: Py<PyAny>,
     profile: Py<PyAny>,
+    /// What was set for all threads until then is in them.
+    times: u32,
 }
 
 impl Functions {
-    fn none(py: Python<'_>) -> Self {
+    fn none(py: Python<'_>, times: u32) -> Self {
         Self {
             trace: py.None(),
             profile: py.None(),
+            times,
         }
     }
 
@@ -44,7 +67,25 @@ impl Functions {
         Ok(Self {
             trace: sys.gettrace.call0(py)?,
             profile: sys.getprofile.call0(py)?,
+            times: times_set_for_all(),
         })
+    }
+
+    /// With what has been set for all threads since they were kept. Those of before are dropped by
+    /// the caller.
+    fn brought_up_to_date(&self, py: Python<'_>) -> Self {
+        let latest = |former: &Py<PyAny>, for_all: &Mutex<ForAll>| {
+            // Copying a reference runs no Python code under the lock.
+            match &*for_all.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some((number, function)) if *number > self.times => function.clone_ref(py),
+                _ => former.clone_ref(py),
+            }
+        };
+        Self {
+            trace: latest(&self.trace, &TRACE),
+            profile: latest(&self.profile, &PROFILE),
+            times: times_set_for_all(),
+        }
     }
 
     fn install(&self, py: Python<'_>, sys: &Originals, instead_of: &Self) -> PyResult<()> {
@@ -110,12 +151,16 @@ impl Tracing {
         next: Option<TaskRef>,
     ) -> PyResult<()> {
         let present = Functions::installed(py, sys)?;
-        let wanted = match &next {
-            Some(task) => state(task).tracing.take().map(|functions| *functions),
+        let (kept, times) = match &next {
+            Some(task) => (
+                state(task).tracing.take().map(|functions| *functions),
+                state(task).times_traced,
+            ),
             // SAFETY: one thread, nothing borrowed.
-            None => unsafe { (*self.shared.get()).take() },
+            None => (unsafe { (*self.shared.get()).take() }, 0),
         };
-        let wanted = wanted.unwrap_or_else(|| Functions::none(py));
+        let kept = kept.unwrap_or_else(|| Functions::none(py, times));
+        let wanted = kept.brought_up_to_date(py);
         wanted.install(py, sys, &present)?;
         // SAFETY: as above; what was there is dropped after it was replaced.
         let former = unsafe { std::mem::replace(&mut *self.owner.get(), next) };
@@ -126,7 +171,7 @@ impl Tracing {
             // SAFETY: as above.
             None => unsafe { *self.shared.get() = Some(present) },
         }
-        drop((former, wanted));
+        drop((former, kept, wanted));
         Ok(())
     }
 }
@@ -161,6 +206,46 @@ pub fn settrace(py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<()> {
 pub fn setprofile(py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<()> {
     let sys = begin(py)?;
     sys.setprofile.call1(py, (function,)).map(drop)
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (function, original, /))]
+pub fn settrace_all_threads(
+    py: Python<'_>,
+    function: &Bound<'_, PyAny>,
+    original: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    set_for_all(py, &TRACE, function, original)
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (function, original, /))]
+pub fn setprofile_all_threads(
+    py: Python<'_>,
+    function: &Bound<'_, PyAny>,
+    original: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    set_for_all(py, &PROFILE, function, original)
+}
+
+/// Whoever runs in an OS thread has it from the original; all others find it when they run next.
+fn set_for_all(
+    py: Python<'_>,
+    for_all: &Mutex<ForAll>,
+    function: &Bound<'_, PyAny>,
+    original: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    begin(py)?;
+    let number = TIMES.fetch_add(1, Ordering::Relaxed) + 1;
+    let latest = Some((number, function.clone().unbind()));
+    let former = std::mem::replace(
+        &mut *for_all.lock().unwrap_or_else(PoisonError::into_inner),
+        latest,
+    );
+    drop(former);
+    original.call1((function,)).map(drop)
 }
 
 /// From now on the green threads of this OS thread have functions each.
