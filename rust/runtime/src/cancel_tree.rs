@@ -15,26 +15,20 @@
 //! weakly, so there are no cycles, and a scope ends with its last handle. The links, guarded by one
 //! mutex per tree, are in one slab per tree; entering a scope allocates its node and nothing else.
 
+mod links;
+mod walk;
+mod woken;
+
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::clock::{Instant, NEVER};
+use links::{CANCEL_CALLED, CLOSED, EFFECTIVELY_CANCELLED, INHERITED, NONE, Node, SHIELD, Tree};
+use walk::Walk;
 
-/// `Scope::cancel` was called.
-const CANCEL_CALLED: u8 = 1;
-/// The parent is effectively cancelled and we have no shield: its cancellation is visible here.
-const INHERITED: u8 = 2;
-/// Cancellation of the parent stays outside.
-const SHIELD: u8 = 4;
-/// `Scope::close` was called. The other bits but `CANCEL_CALLED` do not change any more.
-const CLOSED: u8 = 8;
-
-const EFFECTIVELY_CANCELLED: u8 = CANCEL_CALLED | INHERITED;
-
-/// The absent slot.
-const NONE: u32 = u32::MAX;
+pub use woken::Woken;
 
 /// A cancel scope: a handle to a node of a tree. Clones are the same scope, and so they compare.
 ///
@@ -57,116 +51,10 @@ impl<W> PartialEq for Scope<W> {
 
 impl<W> Eq for Scope<W> {}
 
-struct Node<W> {
-    /// The bits above. Changed only under the tree's lock, read without it.
-    flags: AtomicU8,
-    deadline: AtomicU64,
-    /// Where our links are, for as long as the node lives, closed or not.
-    index: u32,
-    /// The destructor has been here: `index` may be another's by now.
-    detached: bool,
-    tree: Arc<Tree<W>>,
-}
-
-struct Tree<W> {
-    links: Mutex<Slab<W>>,
-}
-
-/// The links of a node, and what else only matters under the lock.
-struct Slot<W> {
-    /// The scope around this one. A closed scope keeps it, so that who enters a scope inside a
-    /// closed one ends up in the next open one and does not escape all cancellation.
-    parent: Option<Arc<Node<W>>>,
-    first_child: u32,
-    last_child: u32,
-    previous: u32,
-    /// The next sibling, or the next vacant slot.
-    next: u32,
-    node: Weak<Node<W>>,
-    task: Option<W>,
-    /// Why it was cancelled, if the canceller has said so.
-    reason: Option<Box<str>>,
-}
-
-struct Slab<W> {
-    slots: Vec<Slot<W>>,
-    vacant: u32,
-}
-
-/// Those whose scope has just become effectively cancelled, outermost first.
-///
-/// They are yours to wake, with no lock held.
-#[must_use = "these are blocked in a scope that is now cancelled; wake them"]
-pub struct Woken<W> {
-    /// Nearly always there is at most one, and then nothing is allocated.
-    first: Option<W>,
-    rest: VecDeque<W>,
-}
-
-impl<W> Woken<W> {
-    const fn none() -> Self {
-        Woken {
-            first: None,
-            rest: VecDeque::new(),
-        }
-    }
-
-    fn push(&mut self, task: W) {
-        if self.first.is_none() {
-            self.first = Some(task);
-        } else {
-            self.rest.push_back(task);
-        }
-    }
-
-    /// How many there are to wake.
-    pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
-    }
-
-    /// Whether nobody has to be woken.
-    pub fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-}
-
-impl<W> Iterator for Woken<W> {
-    type Item = W;
-
-    fn next(&mut self) -> Option<W> {
-        let task = self.first.take()?;
-        self.first = self.rest.pop_front();
-        Some(task)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.len(), Some(self.len()))
-    }
-}
-
-impl<W> ExactSizeIterator for Woken<W> {}
-
-impl<W> fmt::Debug for Woken<W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Woken").field("len", &self.len()).finish()
-    }
-}
-
 impl<W: Clone> Scope<W> {
     /// The scope around everything, in a tree of its own: no deadline, no shield, no task.
     pub fn root() -> Self {
-        Self::enter(
-            &Arc::new(Tree {
-                links: Mutex::new(Slab {
-                    slots: Vec::new(),
-                    vacant: NONE,
-                }),
-            }),
-            None,
-            NEVER,
-            false,
-            None,
-        )
+        Self::enter(&Tree::new(), None, NEVER, false, None)
     }
 
     /// Enters a scope inside `parent`; leave it with [`close`](Self::close).
@@ -195,13 +83,7 @@ impl<W: Clone> Scope<W> {
             flags |= INHERITED;
         }
         let index = links.occupy(parent.clone(), task);
-        let node = Arc::new(Node {
-            flags: AtomicU8::new(flags),
-            deadline: AtomicU64::new(deadline),
-            index,
-            detached: false,
-            tree: Arc::clone(tree),
-        });
+        let node = Arc::new(Node::new(tree, index, flags, deadline));
         links.slots[index as usize].node = Arc::downgrade(&node);
         if let Some(parent) = parent {
             links.append(parent.index, index);
@@ -475,245 +357,5 @@ impl<W> fmt::Debug for Scope<W> {
             .field("closed", &self.is_closed())
             .field("deadline", &self.deadline())
             .finish()
-    }
-}
-
-impl<W> Node<W> {
-    #[inline(always)]
-    fn flags(&self) -> u8 {
-        // Acquire, to see what the canceller did before he cancelled.
-        self.flags.load(Ordering::Acquire)
-    }
-
-    #[inline(always)]
-    fn is_cancelled(&self) -> bool {
-        self.flags() & EFFECTIVELY_CANCELLED != 0
-    }
-
-    /// Only under the tree's lock.
-    fn set(&self, bits: u8, to: bool) {
-        if to {
-            self.flags.fetch_or(bits, Ordering::Release);
-        } else {
-            self.flags.fetch_and(!bits, Ordering::Release);
-        }
-    }
-
-    /// Frees our slot and gives back the parent, which may live by our reference alone.
-    fn detach(&mut self) -> Option<Arc<Node<W>>> {
-        if std::mem::replace(&mut self.detached, true) {
-            return None;
-        }
-        let mut links = self.tree.lock();
-        let slot = &mut links.slots[self.index as usize];
-        debug_assert_eq!(slot.first_child, NONE, "children hold their parent");
-        slot.node = Weak::new();
-        let parent = slot.parent.take();
-        let task = slot.task.take();
-        if self.flags() & CLOSED == 0
-            && let Some(parent) = &parent
-        {
-            links.unlink(parent.index, self.index);
-        }
-        links.vacate(self.index);
-        drop(links);
-        drop(task);
-        parent
-    }
-}
-
-impl<W> Drop for Node<W> {
-    /// With the last handle of a chain's innermost scope the whole chain may end. It is taken
-    /// apart in a loop, since a hundred thousand nested destructors would not fit the stack.
-    fn drop(&mut self) {
-        let mut parent = self.detach();
-        while let Some(node) = parent {
-            // When the closure ends, the destructor of its node finds nothing left to do.
-            parent = Arc::into_inner(node).and_then(|mut node| node.detach());
-        }
-    }
-}
-
-impl<W> Tree<W> {
-    fn lock(&self) -> MutexGuard<'_, Slab<W>> {
-        // Nothing that we do under the lock panics half-way, but for running out of memory.
-        self.links
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl<W> Slab<W> {
-    fn occupy(&mut self, parent: Option<Arc<Node<W>>>, task: Option<W>) -> u32 {
-        let slot = Slot {
-            parent,
-            first_child: NONE,
-            last_child: NONE,
-            previous: NONE,
-            next: NONE,
-            node: Weak::new(),
-            task,
-            reason: None,
-        };
-        let index = self.vacant;
-        if index == NONE {
-            let index = u32::try_from(self.slots.len())
-                .ok()
-                .filter(|&index| index != NONE)
-                .expect("fewer than 2^32 - 1 scopes in one tree");
-            self.slots.push(slot);
-            index
-        } else {
-            self.vacant = self.slots[index as usize].next;
-            self.slots[index as usize] = slot;
-            index
-        }
-    }
-
-    fn vacate(&mut self, index: u32) {
-        self.slots[index as usize].next = self.vacant;
-        self.vacant = index;
-    }
-
-    /// Links `child` in as the last child of `parent`.
-    fn append(&mut self, parent: u32, child: u32) {
-        let last = self.slots[parent as usize].last_child;
-        self.slots[child as usize].previous = last;
-        if last == NONE {
-            self.slots[parent as usize].first_child = child;
-        } else {
-            self.slots[last as usize].next = child;
-        }
-        self.slots[parent as usize].last_child = child;
-    }
-
-    fn unlink(&mut self, parent: u32, child: u32) {
-        let Slot { previous, next, .. } = self.slots[child as usize];
-        if previous == NONE {
-            self.slots[parent as usize].first_child = next;
-        } else {
-            self.slots[previous as usize].next = next;
-        }
-        if next == NONE {
-            self.slots[parent as usize].last_child = previous;
-        } else {
-            self.slots[next as usize].previous = previous;
-        }
-        let slot = &mut self.slots[child as usize];
-        slot.previous = NONE;
-        slot.next = NONE;
-    }
-
-    fn nearest_open<'a>(&'a self, mut node: Option<&'a Arc<Node<W>>>) -> Option<Arc<Node<W>>> {
-        while let Some(closed) = node
-            && closed.flags() & CLOSED != 0
-        {
-            node = self.slots[closed.index as usize].parent.as_ref();
-        }
-        node.cloned()
-    }
-}
-
-/// A walk through the tree under its lock.
-struct Walk<'a, W> {
-    links: MutexGuard<'a, Slab<W>>,
-    woken: Woken<W>,
-    /// The nodes that were visited. Ours may have become the last reference to one, and then its
-    /// destructor takes the lock; so they are dropped after it.
-    visited: Vec<Arc<Node<W>>>,
-}
-
-impl<'a, W: Clone> Walk<'a, W> {
-    fn new(tree: &'a Tree<W>) -> Self {
-        Walk {
-            links: tree.lock(),
-            woken: Woken::none(),
-            visited: Vec::new(),
-        }
-    }
-
-    /// Releases the lock, and then everything that must not be dropped under it.
-    fn finish(self) -> Woken<W> {
-        let Walk {
-            links,
-            woken,
-            visited,
-        } = self;
-        drop(links);
-        drop(visited);
-        woken
-    }
-
-    /// Brings a node, and all below it that this concerns, up to date with its parent.
-    fn update(&mut self, index: u32) {
-        if self.inherit(index) {
-            self.descend(index);
-        }
-    }
-
-    /// Brings everything below a node up to date after the node itself has changed.
-    fn descend(&mut self, start: u32) {
-        // In preorder along the links, so no stack is needed however deep the tree is.
-        let mut at = self.links.slots[start as usize].first_child;
-        while at != NONE {
-            let inner = if self.inherit(at) {
-                self.links.slots[at as usize].first_child
-            } else {
-                NONE
-            };
-            at = if inner != NONE {
-                inner
-            } else {
-                self.after(at, start)
-            };
-        }
-    }
-
-    /// The next node in preorder that is neither `at` nor below it, but below `start`.
-    fn after(&self, mut at: u32, start: u32) -> u32 {
-        while at != start {
-            let slot = &self.links.slots[at as usize];
-            if slot.next != NONE {
-                return slot.next;
-            }
-            at = slot
-                .parent
-                .as_ref()
-                .expect("we came down from `start`")
-                .index;
-        }
-        NONE
-    }
-
-    /// Brings one node up to date with its parent. Says whether it has become effectively
-    /// cancelled or ceased to be.
-    fn inherit(&mut self, index: u32) -> bool {
-        let slot = &self.links.slots[index as usize];
-        let Some(node) = slot.node.upgrade() else {
-            // Its last handle is being dropped, and the destructor waits for our lock. It has no
-            // children, since they would hold it; so there is nobody to tell.
-            return false;
-        };
-        let outside = slot
-            .parent
-            .as_ref()
-            .is_some_and(|parent| parent.is_cancelled());
-        let before = node.flags();
-        let inherited = outside && before & SHIELD == 0;
-        node.set(INHERITED, inherited);
-        self.visited.push(node);
-        let was_cancelled = before & EFFECTIVELY_CANCELLED != 0;
-        let is_cancelled = inherited || before & CANCEL_CALLED != 0;
-        if was_cancelled == is_cancelled {
-            return false;
-        }
-        self.changed(index, is_cancelled);
-        true
-    }
-
-    fn changed(&mut self, index: u32, is_cancelled: bool) {
-        if is_cancelled && let Some(task) = &self.links.slots[index as usize].task {
-            self.woken.push(task.clone());
-        }
     }
 }

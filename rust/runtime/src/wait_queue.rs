@@ -18,6 +18,7 @@
 
 mod line;
 mod permits;
+mod semaphore;
 
 use std::fmt;
 use std::future::Future;
@@ -29,7 +30,8 @@ use event_listener::{Event, EventListener, IntoNotification, Listener};
 
 use crate::fork;
 
-pub use permits::{Acquire, Core, Lock, Semaphore};
+pub use permits::{Acquire, Core};
+pub use semaphore::{Lock, Semaphore};
 use sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// The list of those who wait, as of a generation of the process.

@@ -1,4 +1,4 @@
-//! Semaphores and locks: permits that are handed from one party to the next.
+//! Permits that are handed from one party to the next: what semaphores and locks have in common.
 
 use std::fmt;
 use std::future::Future;
@@ -19,9 +19,9 @@ use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 /// - Free permits *and* waiters: never. It would mean that a permit lies about while somebody
 ///   waits for it, and a newcomer could overtake him.
 #[derive(Clone, Copy)]
-struct Word {
-    permits: u32,
-    waiters: u32,
+pub(super) struct Word {
+    pub(super) permits: u32,
+    pub(super) waiters: u32,
 }
 
 impl Word {
@@ -40,7 +40,7 @@ impl Word {
     }
 }
 
-/// What [`Semaphore`] and [`Lock`] share.
+/// What a semaphore and a lock share.
 pub struct Core {
     word: AtomicU64,
     /// Up to which ticket permits have been handed over, so that a poll need not take the lock. Written
@@ -57,7 +57,7 @@ pub struct Core {
 }
 
 impl Core {
-    fn new(permits: u32) -> Arc<Self> {
+    pub(super) fn new(permits: u32) -> Arc<Self> {
         let line = Line::new();
         Arc::new(Core {
             word: AtomicU64::new(permits as u64),
@@ -67,7 +67,7 @@ impl Core {
     }
 
     #[inline]
-    fn word(&self) -> Word {
+    pub(super) fn word(&self) -> Word {
         Word::unpack(self.word.load(Ordering::Relaxed))
     }
 
@@ -90,7 +90,7 @@ impl Core {
     }
 
     /// Back to `permits` free ones and nobody waiting: for a lock that a thread of the parent held.
-    fn reset(&self, permits: u32) {
+    pub(super) fn reset(&self, permits: u32) {
         let mut line = self.lock_contended();
         line.forget();
         self.served.store(line.served(), Ordering::Release);
@@ -98,7 +98,7 @@ impl Core {
     }
 
     #[inline]
-    fn try_acquire(&self) -> bool {
+    pub(super) fn try_acquire(&self) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
         loop {
             let word = Word::unpack(seen);
@@ -116,6 +116,31 @@ impl Core {
                 Err(now) => seen = now,
             }
         }
+    }
+
+    /// Without an atomic exchange, for somebody who holds a lock of his own, as does everybody else while
+    /// he uses this.
+    #[inline]
+    pub(super) fn try_acquire_alone(&self) -> bool {
+        let seen = self.word.load(Ordering::Relaxed);
+        if Word::unpack(seen).permits == 0 {
+            return false;
+        }
+        self.word.store(seen - 1, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives back one permit, likewise. False if that takes more: somebody waits for it, or there are too
+    /// many.
+    #[inline]
+    pub(super) fn release_alone(&self) -> bool {
+        let seen = self.word.load(Ordering::Relaxed);
+        let word = Word::unpack(seen);
+        if word.waiters > 0 || word.permits == u32::MAX {
+            return false;
+        }
+        self.word.store(seen + 1, Ordering::Relaxed);
+        true
     }
 
     /// Takes a permit or joins the line.
@@ -169,7 +194,7 @@ impl Core {
 
     /// Gives back `count` permits unless more than `limit` would then be free.
     #[inline]
-    fn release(&self, count: u32, limit: u32) -> bool {
+    pub(super) fn release(&self, count: u32, limit: u32) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
         loop {
             let word = Word::unpack(seen);
@@ -250,182 +275,6 @@ impl Core {
     }
 }
 
-/// Counts permits, and hands each one directly to the party that has waited longest.
-///
-/// Without contention, acquiring and releasing are one compare-and-swap each. A permit that is
-/// released while somebody waits never becomes free in between, so a newcomer cannot overtake.
-/// Clones are the same semaphore.
-#[derive(Clone)]
-pub struct Semaphore {
-    core: Arc<Core>,
-}
-
-impl Semaphore {
-    /// A semaphore with that many free permits.
-    pub fn new(permits: u32) -> Self {
-        Semaphore {
-            core: Core::new(permits),
-        }
-    }
-
-    /// Takes a permit if one is free, which implies that nobody waits for it.
-    #[inline]
-    pub fn try_acquire(&self) -> bool {
-        self.core.try_acquire()
-    }
-
-    /// Takes a permit as soon as there is one. The place in the queue is taken by the first
-    /// [`Acquire::poll`].
-    #[inline]
-    pub fn acquire(&self) -> Acquire {
-        Acquire::new(Arc::clone(&self.core))
-    }
-
-    /// The same for somebody who keeps the semaphore alive in any case.
-    #[inline]
-    pub fn acquire_ref(&self) -> Acquire<&Core> {
-        Acquire::new(&self.core)
-    }
-
-    /// [`try_acquire`](Self::try_acquire) for somebody who holds a lock of his own, as does everybody else
-    /// while he uses this semaphore: without an atomic exchange.
-    #[inline]
-    pub fn try_acquire_alone(&self) -> bool {
-        let seen = self.core.word.load(Ordering::Relaxed);
-        if Word::unpack(seen).permits == 0 {
-            return false;
-        }
-        self.core.word.store(seen - 1, Ordering::Relaxed);
-        true
-    }
-
-    /// [`release`](Self::release) of one permit, likewise.
-    #[inline]
-    pub fn release_alone(&self) {
-        let seen = self.core.word.load(Ordering::Relaxed);
-        let word = Word::unpack(seen);
-        if word.waiters > 0 || word.permits == u32::MAX {
-            return self.release(1);
-        }
-        self.core.word.store(seen + 1, Ordering::Relaxed);
-    }
-
-    /// Gives back `count` permits: one each to those who have waited longest, the rest become free.
-    ///
-    /// # Panics
-    ///
-    /// When more than `u32::MAX` permits would be free.
-    #[inline]
-    pub fn release(&self, count: u32) {
-        assert!(
-            self.core.release(count, u32::MAX),
-            "a semaphore holds at most 2^32 - 1 permits"
-        );
-    }
-
-    /// Like [`release`](Self::release), but does nothing and says `false` if more than `limit`
-    /// permits would then be free. This is what a bounded semaphore needs, in one step.
-    #[inline]
-    pub fn try_release(&self, count: u32, limit: u32) -> bool {
-        self.core.release(count, limit)
-    }
-
-    /// How many permits are free.
-    #[inline]
-    pub fn permits(&self) -> u32 {
-        self.core.word().permits
-    }
-
-    /// How many wait and have not been handed a permit.
-    #[inline]
-    pub fn waiters(&self) -> u32 {
-        self.core.word().waiters
-    }
-}
-
-impl fmt::Debug for Semaphore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Word { permits, waiters } = self.core.word();
-        f.debug_struct("Semaphore")
-            .field("permits", &permits)
-            .field("waiters", &waiters)
-            .finish()
-    }
-}
-
-/// A semaphore with one permit, under the names one expects.
-///
-/// It knows no owner: whoever likes may unlock it, as with Python's `threading.Lock`. Clones are
-/// the same lock.
-#[derive(Clone)]
-pub struct Lock {
-    core: Arc<Core>,
-}
-
-impl Default for Lock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Lock {
-    /// An unlocked lock.
-    pub fn new() -> Self {
-        Lock { core: Core::new(1) }
-    }
-
-    /// In the child of a fork: unlocked, whoever held it in the parent.
-    pub fn reset(&self) {
-        self.core.reset(1);
-    }
-
-    /// Locks if it is unlocked, which implies that nobody waits for it.
-    #[inline]
-    pub fn try_lock(&self) -> bool {
-        self.core.try_acquire()
-    }
-
-    /// Locks as soon as it can. The place in the queue is taken by the first [`Acquire::poll`].
-    #[inline]
-    pub fn lock(&self) -> Acquire {
-        Acquire::new(Arc::clone(&self.core))
-    }
-
-    /// The same for somebody who keeps the lock alive in any case.
-    #[inline]
-    pub fn lock_ref(&self) -> Acquire<&Core> {
-        Acquire::new(&self.core)
-    }
-
-    /// Unlocks, or hands the lock to the party that has waited longest. `false` if it was not
-    /// locked.
-    #[inline]
-    pub fn unlock(&self) -> bool {
-        self.core.release(1, 1)
-    }
-
-    /// Whether it is locked.
-    #[inline]
-    pub fn is_locked(&self) -> bool {
-        self.core.word().permits == 0
-    }
-
-    /// How many wait and have not been handed the lock.
-    #[inline]
-    pub fn waiters(&self) -> u32 {
-        self.core.word().waiters
-    }
-}
-
-impl fmt::Debug for Lock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock")
-            .field("locked", &self.is_locked())
-            .field("waiters", &self.waiters())
-            .finish()
-    }
-}
-
 /// The way to a permit.
 ///
 /// May be moved between polls, also to another thread. Dropping it gives back the permit if one
@@ -447,7 +296,7 @@ enum AcquireState {
 
 impl<C: Deref<Target = Core>> Acquire<C> {
     #[inline]
-    fn new(core: C) -> Self {
+    pub(super) fn new(core: C) -> Self {
         Acquire {
             core,
             state: AcquireState::New,
