@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use pyo3::exceptions::PyStopIteration;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyType};
@@ -61,4 +62,26 @@ pub fn is_async_method(function: &Bound<'_, PyAny>) -> PyResult<bool> {
         }
     }
     Ok(false)
+}
+
+/// An awaitable's iterator that has its result at once.
+#[pyclass(module = "aevent._core")]
+pub struct Immediate {
+    pub value: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Immediate {
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let value = self.value.take().unwrap_or_else(|| py.None());
+        Err(PyStopIteration::new_err((value,)))
+    }
 }

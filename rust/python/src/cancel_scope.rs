@@ -1,21 +1,24 @@
 //! `CancelScope`: a node of the cancel tree for tasks of ours, and a handle of the host's own scope
 //! for a host's tasks.
 
-use std::cell::UnsafeCell;
-use std::sync::Arc;
+mod deadline;
+mod entering;
 
-use aevent_runtime::cancel_tree::Scope;
+use std::cell::UnsafeCell;
+
 use aevent_runtime::clock::{self, NEVER};
 use aevent_runtime::timers::TimerKey;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
-use crate::errors::Cancelled;
+use crate::awaitable;
 use crate::run_loop;
 use crate::task::{Kind, SchedulerRef, ScopeRef, TaskRef, state};
 use crate::wait;
+use deadline::{check_duration, to_nanos};
+
+pub use deadline::{current_effective_deadline, to_seconds};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -87,30 +90,6 @@ unsafe impl Sync for CancelScope {}
 // SAFETY: as above.
 unsafe impl Send for CancelScope {}
 
-fn to_nanos(seconds: f64) -> PyResult<u64> {
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err("a deadline must not be NaN"));
-    }
-    if seconds <= 0.0 {
-        return Ok(0);
-    }
-    let nanos = seconds * 1e9;
-    Ok(if nanos >= (u64::MAX / 2) as f64 {
-        NEVER
-    } else {
-        nanos as u64
-    })
-}
-
-/// A deadline in nanoseconds as Python's seconds.
-pub fn to_seconds(deadline: u64) -> f64 {
-    if deadline == NEVER {
-        f64::INFINITY
-    } else {
-        deadline as f64 / 1e9
-    }
-}
-
 impl CancelScope {
     #[allow(clippy::mut_from_ref)]
     fn inner(&self) -> &mut Inner {
@@ -141,103 +120,6 @@ impl CancelScope {
         self.inner().host.as_ref().map(|host| host.clone_ref(py))
     }
 
-    /// Enters it in `task`, which is one of ours.
-    pub fn enter_ours(&self, task: TaskRef) -> ScopeRef {
-        let outer = state(&task).scope.clone();
-        let (deadline, shield, cancelled) = {
-            let inner = self.inner();
-            (inner.deadline, inner.shield, inner.cancel_called)
-        };
-        let node = match &outer {
-            Some(outer) => Scope::child(outer, deadline, shield, Some(task.clone())),
-            None => Scope::root(),
-        };
-        state(&task).scope = Some(node.clone());
-        let inner = self.inner();
-        inner.scheduler = Some(task.scheduler().clone());
-        inner.node = Some(node.clone());
-        inner.entered = Some((task, outer));
-        inner.stage = Stage::Active;
-        if cancelled {
-            if let Some(reason) = self.inner().reason.take() {
-                node.set_reason(reason);
-            }
-            wake(&node);
-        } else if deadline != NEVER {
-            self.set_timer();
-        }
-        node
-    }
-
-    /// Leaves it with `error`, which may be None. Whether the error is absorbed; or another error
-    /// that takes its place.
-    pub fn exit_ours(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some((task, outer)) = self.inner().entered.take() else {
-            return Err(PyRuntimeError::new_err(
-                "this CancelScope is left but was not entered",
-            ));
-        };
-        let node = self.node().expect("an entered scope has a node");
-        if !run_loop::current().is_some_and(|now| Arc::ptr_eq(&now, &task)) {
-            self.inner().entered = Some((task, outer));
-            return Err(misnested());
-        }
-        let innermost = state(&task).scope.clone();
-        let nested = innermost.as_ref() == Some(&node);
-        // If it is neither the innermost nor around it, one further out was left too early, and has
-        // said so.
-        let encloses = nested || innermost.as_ref().is_some_and(|scope| node.encloses(scope));
-        let timer = {
-            let inner = self.inner();
-            inner.stage = Stage::Exited;
-            inner.timer.take()
-        };
-        if let (Some(timer), Some(scheduler)) = (timer, self.inner().scheduler.clone()) {
-            scheduler.forget_deadline(timer);
-        }
-        if encloses {
-            state(&task).scope = outer;
-        }
-        let absorb =
-            !error.is_none() && node.cancel_called() && !node.parent_is_cancelled() && nested;
-        self.inner().cancel_called |= node.cancel_called();
-        for task in node.close() {
-            task.unpark_owned();
-        }
-        if encloses && !nested {
-            // Those further in are out of it from now on, and say nothing when they are left.
-            return Err(misnested());
-        }
-        if !absorb {
-            return Ok(false);
-        }
-        if error.is_instance_of::<Cancelled>() {
-            self.inner().cancelled_caught = true;
-            return Ok(true);
-        }
-        self.absorb_from_group(py, error)
-    }
-
-    /// Takes what it has caused out of an exception group, and has the rest raised.
-    #[cold]
-    fn absorb_from_group(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<bool> {
-        if !error.is_instance(crate::errors::group_type(py)?)? {
-            return Ok(false);
-        }
-        let parts = error
-            .call_method1("split", (py.get_type::<Cancelled>(),))?
-            .cast_into::<PyTuple>()?;
-        if parts.get_item(0)?.is_none() {
-            return Ok(false);
-        }
-        self.inner().cancelled_caught = true;
-        let rest = parts.get_item(1)?;
-        if rest.is_none() {
-            return Ok(true);
-        }
-        Err(PyErr::from_value(rest))
-    }
-
     /// Sets the timer for the deadline, or cancels at once if it has passed.
     fn set_timer(&self) {
         let inner = self.inner();
@@ -261,28 +143,10 @@ impl CancelScope {
 }
 
 #[cold]
-fn misnested() -> PyErr {
-    PyRuntimeError::new_err(
-        "this CancelScope is left while one that was entered later is not, or by another task: \
-         leave scopes in the reverse order, in the task that entered them",
-    )
-}
-
-#[cold]
 fn absolute_deadline() -> PyErr {
     PyRuntimeError::new_err(
         "this CancelScope has a deadline, and no relative one before it is entered: use deadline",
     )
-}
-
-/// A duration in seconds; `None` if it is infinite.
-fn check_duration(name: &str, seconds: f64) -> PyResult<Option<f64>> {
-    if seconds.is_nan() || seconds < 0.0 {
-        return Err(PyValueError::new_err(format!(
-            "{name} must be a non-negative number of seconds, not {seconds}"
-        )));
-    }
-    Ok((seconds != f64::INFINITY).then_some(seconds))
 }
 
 /// What `Cancelled` says of a scope that a task has cancelled for a reason.
@@ -489,38 +353,7 @@ impl CancelScope {
             Some(task) if state(&task).kind != Kind::Host => {
                 this.enter_ours(task);
             }
-            task => {
-                let host = match task {
-                    Some(task) => crate::portal::host_of(py, &task),
-                    None => run_loop::existing().and_then(|event_loop| event_loop.host(py)),
-                }
-                .ok_or_else(|| crate::errors::no_task("entering a CancelScope"))?;
-                let (deadline, shield) = {
-                    let inner = this.inner();
-                    (inner.deadline, inner.shield)
-                };
-                let scope = host.call_method1(py, "open_scope", (to_seconds(deadline), shield))?;
-                scope.call_method0(py, "__enter__")?;
-                {
-                    let inner = this.inner();
-                    inner.host = Some(scope.clone_ref(py));
-                    inner.stage = Stage::Active;
-                }
-                // Others may have run meanwhile: entering is the host's code, which may import.
-                let now = {
-                    let inner = this.inner();
-                    (inner.deadline, inner.shield, inner.cancel_called)
-                };
-                if now.0 != deadline {
-                    scope.call_method1(py, "set_deadline", (to_seconds(now.0),))?;
-                }
-                if now.1 != shield {
-                    scope.call_method1(py, "set_shield", (now.1,))?;
-                }
-                if now.2 {
-                    scope.call_method0(py, "cancel")?;
-                }
-            }
+            task => this.enter_host(py, task.as_ref())?,
         }
         Ok(slf)
     }
@@ -551,7 +384,7 @@ impl CancelScope {
 
     /// `await tg.spawn(f)`: the scope itself, at once.
     fn __await__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
-        Immediate {
+        awaitable::Immediate {
             value: Some(slf.clone().into_any().unbind()),
         }
         .into_pyobject(slf.py())
@@ -583,39 +416,4 @@ impl CancelScope {
         };
         Ok(format!("<aevent.CancelScope, {stage}{cancelled}>"))
     }
-}
-
-/// An awaitable's iterator that has its result at once.
-#[pyclass(module = "aevent._core")]
-pub struct Immediate {
-    pub value: Option<Py<PyAny>>,
-}
-
-#[pymethods]
-impl Immediate {
-    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __next__(&mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let value = self.value.take().unwrap_or_else(|| py.None());
-        Err(pyo3::exceptions::PyStopIteration::new_err((value,)))
-    }
-}
-
-/// The deadline that applies to the running task of ours: infinite if there is none, minus infinity
-/// if it is cancelled already.
-#[pyfunction]
-pub fn current_effective_deadline() -> f64 {
-    let Some(scope) = run_loop::current().and_then(|task| state(&task).scope.clone()) else {
-        return f64::INFINITY;
-    };
-    if scope.is_cancelled() {
-        return f64::NEG_INFINITY;
-    }
-    to_seconds(scope.effective_deadline())
 }

@@ -13,7 +13,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::lock::{Lock, RLock};
+use crate::lock::Lock;
+use crate::rlock::RLock;
 use crate::stack::Object;
 use crate::wait::{self, Pollable, Wait};
 

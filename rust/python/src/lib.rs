@@ -22,6 +22,7 @@ mod file;
 mod finish;
 mod forest;
 mod heap;
+mod lent_context;
 mod limiter;
 mod local;
 mod lock;
@@ -36,6 +37,7 @@ mod preempt;
 mod python_thread;
 mod queue;
 mod raw;
+mod rlock;
 mod run_loop;
 mod running_loop;
 mod semaphore;
@@ -102,7 +104,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("Lock", py.get_type::<lock::Lock>())?;
     lock::add_methods(module)?;
     simple_queue::add_methods(module)?;
-    module.add_class::<lock::RLock>()?;
+    module.add_class::<rlock::RLock>()?;
     module.add_class::<portal::Portal>()?;
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<semaphore::BoundedSemaphore>()?;
@@ -188,7 +190,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(poll::wait_descriptors, module)?)?;
     module.add_function(wrap_pyfunction!(poll::descriptor_wait, module)?)?;
     module.add_function(wrap_pyfunction!(poll::notify_closing, module)?)?;
-    module.add_function(wrap_pyfunction!(portal::replace_coroutine, module)?)?;
+    module.add_function(wrap_pyfunction!(
+        portal::replacement::replace_coroutine,
+        module
+    )?)?;
     module.add_function(wrap_pyfunction!(preempt::hold_preemption, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::preempt, module)?)?;
     module.add_function(wrap_pyfunction!(preempt::set_preemption, module)?)?;
@@ -220,7 +225,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ssl::CALL.add(module)?;
     ssl::READ.add(module)?;
     ssl::WRITE.add(module)?;
-    module.add_function(wrap_pyfunction!(task_group::set_group_hooks, module)?)?;
+    module.add_function(wrap_pyfunction!(
+        task_group::hooks::set_group_hooks,
+        module
+    )?)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
     module.add_function(wrap_pyfunction!(thread::all_tasks, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::settrace, module)?)?;
@@ -231,9 +239,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(driving::print_exception, module)?)?;
     module.add_function(wrap_pyfunction!(driving::call_handling, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;
-    module.add_function(wrap_pyfunction!(portal::await_here, module)?)?;
-    module.add_function(wrap_pyfunction!(portal::lend_context, module)?)?;
-    module.add_function(wrap_pyfunction!(portal::take_context_back, module)?)?;
+    module.add_function(wrap_pyfunction!(portal::awaiting::await_here, module)?)?;
+    module.add_function(wrap_pyfunction!(lent_context::lend_context, module)?)?;
+    module.add_function(wrap_pyfunction!(lent_context::take_context_back, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::checkpoint, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::breathe, module)?)?;
     module.add_function(wrap_pyfunction!(sleep::checkpoint_if_cancelled, module)?)?;
@@ -257,7 +265,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(thread::task_kind, module)?)?;
     module.add_function(wrap_pyfunction!(thread_count::thread_count, module)?)?;
     module.add_function(wrap_pyfunction!(thread::thread_ident, module)?)?;
-    module.add_function(wrap_pyfunction!(lock::owner_ident, module)?)?;
+    module.add_function(wrap_pyfunction!(rlock::owner_ident, module)?)?;
     module.add_function(wrap_pyfunction!(driving::tick, module)?)?;
     module.add_function(wrap_pyfunction!(driving::watch_signals, module)?)?;
     docs::attach(module)

@@ -8,22 +8,27 @@
 //! unparked and the host steps the portal again. If synchronous code calls `await_`, the awaitable's
 //! yields take the same way.
 
+pub mod awaiting;
+mod parking;
+pub mod replacement;
+
 use std::cell::UnsafeCell;
 use std::ptr::null_mut;
 
 use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyStopIteration, PyValueError};
-use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::children::{self, ChildrenRef};
-use crate::errors;
 use crate::run_loop::{self, Loop};
-use crate::running_loop;
 use crate::stack::{self, Object};
 use crate::task::{Entry, Kind, Payload, TaskRef, release, state};
 use crate::waker::HostWaker;
+use awaiting::forward;
+
+pub use awaiting::{await_in_host, checkpoint};
+pub use parking::{park, pause};
 
 /// What comes from the stack to the host's greenlet.
 enum Message {
@@ -74,46 +79,6 @@ unsafe impl Send for Portal {}
 enum Stepped {
     Yielded(Py<PyAny>),
     Returned(Py<PyAny>),
-}
-
-/// Sends or throws `incoming` into `target`.
-fn forward(py: Python<'_>, target: &Bound<'_, PyAny>, incoming: PyResult<Py<PyAny>>) -> Message {
-    match incoming {
-        Ok(value) => {
-            let mut out: Object = null_mut();
-            // SAFETY: both are valid objects; the result is a new reference or null.
-            let outcome = unsafe { ffi::PyIter_Send(target.as_ptr(), value.as_ptr(), &mut out) };
-            match outcome {
-                ffi::PySendResult::PYGEN_NEXT => {
-                    // SAFETY: a new reference.
-                    Message::Yield(unsafe { Bound::from_owned_ptr(py, out) }.unbind())
-                }
-                ffi::PySendResult::PYGEN_RETURN => {
-                    // SAFETY: a new reference.
-                    Message::Return(unsafe { Bound::from_owned_ptr(py, out) }.unbind())
-                }
-                ffi::PySendResult::PYGEN_ERROR => Message::Raise(PyErr::fetch(py)),
-            }
-        }
-        Err(error) => {
-            let throw = match target.getattr_opt("throw") {
-                Ok(Some(throw)) => throw,
-                // A plain iterator has none: the error is raised where it is awaited.
-                Ok(None) => return Message::Raise(error),
-                Err(error) => return Message::Raise(error),
-            };
-            match throw.call1((error.into_value(py),)) {
-                Ok(value) => Message::Yield(value.unbind()),
-                Err(error) if error.is_instance_of::<PyStopIteration>(py) => {
-                    match error.value(py).getattr("value") {
-                        Ok(value) => Message::Return(value.unbind()),
-                        Err(error) => Message::Raise(error),
-                    }
-                }
-                Err(error) => Message::Raise(error),
-            }
-        }
-    }
 }
 
 impl Portal {
@@ -195,7 +160,8 @@ impl Portal {
         let outer = event_loop.take_current();
         let task = this.task.clone();
         let home = stack::current();
-        let context = current_context(home);
+        // SAFETY: it is the running greenlet.
+        let context = unsafe { stack::context(home) };
         {
             let inner = this.inner();
             inner.home = home;
@@ -237,100 +203,17 @@ impl Portal {
     }
 }
 
-/// The running context object itself, not a copy; null if there is none. Owned.
-fn current_context(greenlet: Object) -> Object {
-    // greenlet is the one that can tell: CPython has no call for it.
-    // SAFETY: `greenlet` is the running greenlet; the result is a new reference.
-    unsafe {
-        let context = ffi::PyObject_GetAttrString(greenlet, c"gr_context".as_ptr());
-        if context.is_null() {
-            ffi::PyErr_Clear();
-        }
-        context
-    }
-}
-
-/// See `_core.pyi`.
-#[pyfunction]
-pub fn lend_context(py: Python<'_>) -> PyResult<Py<PyAny>> {
-    let me = stack::current();
-    let context = current_context(me);
-    release(me);
-    // SAFETY: attached; `context` is null, `None`, or a context of which we have a reference.
-    unsafe {
-        if context.is_null() || context == ffi::Py_None() {
-            release(context);
-            return Bound::from_owned_ptr_or_err(py, ffi::PyContext_New()).map(Bound::unbind);
-        }
-        let lent = Bound::from_owned_ptr(py, context).unbind();
-        if ffi::PyContext_Exit(context) < 0 {
-            // It was given to a greenlet without being entered: others may enter it as it is.
-            ffi::PyErr_Clear();
-            return Ok(lent);
-        }
-        let copy = ffi::PyContext_Copy(context);
-        if copy.is_null() || ffi::PyContext_Enter(copy) < 0 {
-            let error = PyErr::fetch(py);
-            release(copy);
-            ffi::PyContext_Enter(context);
-            return Err(error);
-        }
-        // The interpreter keeps the one that is entered alive.
-        release(copy);
-        Ok(lent)
-    }
-}
-
-/// See `_core.pyi`.
-#[pyfunction]
-pub fn take_context_back(py: Python<'_>, context: &Bound<'_, PyAny>) -> PyResult<()> {
-    let me = stack::current();
-    let copy = current_context(me);
-    release(me);
-    // SAFETY: attached; `copy` is null, `None`, or a context of which we have a reference.
-    let outcome = unsafe {
-        if copy == context.as_ptr() || copy.is_null() || copy == ffi::Py_None() {
-            0
-        } else {
-            ffi::PyContext_Exit(copy) | ffi::PyContext_Enter(context.as_ptr())
-        }
-    };
-    release(copy);
-    if outcome < 0 {
-        return Err(PyErr::fetch(py));
-    }
-    Ok(())
-}
-
-/// Makes `context` the running greenlet's.
-fn set_context(context: Object) {
-    if context.is_null() {
-        return;
-    }
-    let me = stack::current();
-    // SAFETY: both are valid objects.
-    unsafe {
-        if ffi::PyObject_SetAttrString(me, c"gr_context".as_ptr(), context) < 0 {
-            ffi::PyErr_Clear();
-        }
-    }
-    release(me);
-}
-
 /// Runs the step on the running stack, which was handed `task`. Returns the host's greenlet, and
 /// whether the portal keeps the stack for its next step.
 #[inline(never)]
 pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> (Object, bool) {
     // SAFETY: attached: the host has called us.
     let py = unsafe { Python::assume_attached() };
-    let portal = state(&task)
-        .portal
-        .as_ref()
-        .expect("the hand-off of a portal's task comes from its step")
-        .clone_ref(py);
+    let portal = portal_of(py, &task).expect("the hand-off of a portal's task comes from its step");
     let this = portal.get();
     let incoming = this.inner().incoming.take().unwrap_or(Ok(py.None()));
-    set_context(this.inner().context);
+    // SAFETY: the step in `switch_in` owns it until we go back there.
+    unsafe { stack::set_context(this.inner().context) };
     event_loop.set_current(task);
     let message = forward(py, this.coroutine.bind(py), incoming);
     let task = event_loop.take_current();
@@ -340,7 +223,8 @@ pub fn step_on_stack(event_loop: &Loop, task: TaskRef) -> (Object, bool) {
         end_of_forked_child(py, message);
     }
     drop(task);
-    set_context(py.None().as_ptr());
+    // SAFETY: None lives for ever.
+    unsafe { stack::set_context(py.None().as_ptr()) };
     let kept = matches!(message, Message::Yield(_));
     let inner = this.inner();
     inner.message = message;
@@ -373,97 +257,6 @@ fn end_of_forked_child(py: Python<'_>, message: Message) -> ! {
         )),
     };
     crate::finish::end_process(py, result)
-}
-
-/// Parks a host's task, which was taken out of `current`: its portal yields to the host.
-pub fn park(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> PyResult<()> {
-    park_by(py, event_loop, me, Message::Park)
-}
-
-/// Lets others run; the task is in the run queue already. The host's cancellation does not end it.
-pub fn pause(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> PyResult<()> {
-    park_by(py, event_loop, me, Message::Pause)
-}
-
-fn park_by(py: Python<'_>, event_loop: &Loop, me: TaskRef, message: Message) -> PyResult<()> {
-    leave(py, event_loop, me, message)?;
-    let task = run_loop::current().expect("it was made the running task when it was resumed");
-    let incoming = {
-        let portal = state(&task)
-            .portal
-            .as_ref()
-            .map(|portal| portal.clone_ref(py));
-        portal.and_then(|portal| portal.get().inner().incoming.take())
-    };
-    match incoming {
-        Some(Err(error)) => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn leave(py: Python<'_>, event_loop: &Loop, me: TaskRef, message: Message) -> PyResult<()> {
-    let portal = state(&me)
-        .portal
-        .as_ref()
-        .map(|portal| portal.clone_ref(py));
-    let Some(portal) = portal else {
-        event_loop.set_current(me);
-        return Err(crate::errors::no_task("a blocking call"));
-    };
-    let home = {
-        let inner = portal.get().inner();
-        inner.message = message;
-        inner.home
-    };
-    drop(portal);
-    let running_loop = state(&me).running_loop;
-    if !running_loop.is_null() {
-        running_loop::hide(&me);
-    }
-    state(&me).frozen = stack::current();
-    // SAFETY: the host's greenlet is suspended in `switch_in`.
-    let result = unsafe { stack::switch(home) };
-    if !running_loop.is_null() {
-        // SAFETY: the task that goes on is the one that has noted it.
-        unsafe { running_loop::show(&me, running_loop) };
-    }
-    let frozen = std::mem::replace(&mut state(&me).frozen, null_mut());
-    release(frozen);
-    if result.is_null() {
-        return Err(PyErr::fetch(py));
-    }
-    release(result);
-    Ok(())
-}
-
-/// `await_` in a host's task: the awaitable's yields go to the host.
-pub fn await_in_host(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    let mut incoming = Ok(py.None());
-    loop {
-        match forward(py, iterator, incoming) {
-            Message::Yield(value) => {
-                let event_loop = run_loop::existing()
-                    .ok_or_else(|| crate::errors::no_task("aevent.await_()"))?;
-                let me = event_loop
-                    .take_current()
-                    .ok_or_else(|| crate::errors::no_task("aevent.await_()"))?;
-                let task = me.clone();
-                leave(py, event_loop, me, Message::Yield(value))?;
-                let portal = state(&task)
-                    .portal
-                    .as_ref()
-                    .map(|portal| portal.clone_ref(py));
-                incoming = portal
-                    .and_then(|portal| portal.get().inner().incoming.take())
-                    .unwrap_or(Ok(py.None()));
-            }
-            Message::Return(value) => return Ok(value),
-            Message::Raise(error) => return Err(error),
-            Message::None | Message::Park | Message::Pause => {
-                return Err(PyRuntimeError::new_err("an awaitable gave no answer"));
-            }
-        }
-    }
 }
 
 #[pymethods]
@@ -597,139 +390,23 @@ fn stop_iteration(py: Python<'_>, value: Py<PyAny>) -> PyErr {
     }
 }
 
-/// A checkpoint of the host's, from synchronous code in its task.
-#[inline(never)]
-pub fn checkpoint(py: Python<'_>, task: &TaskRef) -> PyResult<()> {
-    let Some(host) = host_of(py, task) else {
-        return Err(crate::errors::no_task("a checkpoint"));
-    };
-    let coroutine = host.call_method1(py, "sleep", (0,))?;
-    await_in_host(py, coroutine.bind(py)).map(|_| ())
+/// The portal of a host's task, during a step of it.
+fn portal_of(py: Python<'_>, task: &TaskRef) -> Option<Py<Portal>> {
+    let portal = state(task).portal.as_ref()?;
+    Some(portal.clone_ref(py))
+}
+
+/// The adapter of the host that runs the caller: `task`, if that is a host's task with a portal, or one
+/// without.
+pub fn running_host(py: Python<'_>, task: Option<&TaskRef>) -> Option<Py<PyAny>> {
+    match task {
+        Some(task) => host_of(py, task),
+        None => run_loop::existing().and_then(|event_loop| event_loop.host(py)),
+    }
 }
 
 /// The adapter of the host that runs `task`.
 pub fn host_of(py: Python<'_>, task: &TaskRef) -> Option<Py<PyAny>> {
-    let portal = state(task)
-        .portal
-        .as_ref()
-        .map(|portal| portal.clone_ref(py))?;
+    let portal = portal_of(py, task)?;
     Some(portal.get().host.clone_ref(py))
-}
-
-/// `await_` in a task of ours: what the awaitable yields tells how long to park.
-pub fn await_natively(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    let event_loop =
-        run_loop::existing().ok_or_else(|| crate::errors::no_task("aevent.await_()"))?;
-    let mut incoming = Ok(py.None());
-    loop {
-        match forward(py, iterator, incoming) {
-            Message::Yield(value) => {
-                let value = value.bind(py);
-                let result = if value.is_none() {
-                    event_loop.park(py).map_err(PyErr::from)
-                } else if value.is(pyo3::types::PyBool::new(py, true)) {
-                    event_loop.yield_now(py).map_err(PyErr::from)
-                } else {
-                    Err(crate::coroutine::foreign_yield(value))
-                };
-                incoming = result.map(|()| py.None());
-            }
-            Message::Return(value) => return Ok(value),
-            Message::Raise(error) => return Err(error),
-            Message::None | Message::Park | Message::Pause => {
-                return Err(PyRuntimeError::new_err("an awaitable gave no answer"));
-            }
-        }
-    }
-}
-
-/// Has `task`, a host's task object that hides its coroutine, go on with `portal` instead of
-/// `coroutine`.
-///
-/// `accessor` is the method that says which it has, of the task's type in C and not of a subclass.
-///
-/// The object is searched for the pointer to the coroutine. It is replaced only if
-///
-/// - the pointer stands there exactly once: the field that the accessor has read is one such place,
-///   so there is no other;
-/// - the object tells the collector of exactly one reference to the coroutine: so that field owns it.
-///
-/// Nothing is assumed of where the field is. The caller asks the accessor again afterwards.
-#[pyfunction]
-pub fn replace_coroutine(
-    task: &Bound<'_, PyAny>,
-    accessor: &Bound<'_, PyAny>,
-    portal: Bound<'_, Portal>,
-) -> PyResult<()> {
-    let refuse = || {
-        PyRuntimeError::new_err(
-            "the coroutine of this task cannot be replaced while it runs. Start the task with \
-             TaskGroup.spawn(), or the program with aevent.run().",
-        )
-    };
-    let coroutine = accessor.call1((task,))?;
-    if !portal.get().coroutine.is(&coroutine) || owned_references(task, &coroutine) != 1 {
-        return Err(refuse());
-    }
-    let size: usize = task.get_type().getattr("__basicsize__")?.extract()?;
-    let words = size / size_of::<Object>();
-    let start = task.as_ptr().cast::<Object>();
-    let mut found = None;
-    // The first two words are the reference count and the type.
-    for index in 2..words {
-        // SAFETY: the object is at least as large as its type says; any word can be read.
-        if unsafe { start.add(index).read() } == coroutine.as_ptr() {
-            if found.is_some() {
-                return Err(refuse());
-            }
-            found = Some(index);
-        }
-    }
-    let index = found.ok_or_else(refuse)?;
-    // SAFETY: the word is the field that the accessor has read, and owns a reference: see above. It
-    // gets one to the portal instead, and the portal keeps the coroutine alive for the step that may
-    // be running.
-    unsafe {
-        start.add(index).write(portal.into_any().into_ptr());
-        ffi::Py_DECREF(coroutine.as_ptr());
-    }
-    Ok(())
-}
-
-/// How many references to `target` `object` tells the collector of.
-fn owned_references(object: &Bound<'_, PyAny>, target: &Bound<'_, PyAny>) -> usize {
-    struct Count {
-        target: Object,
-        found: usize,
-    }
-    unsafe extern "C" fn visit(object: Object, argument: *mut std::ffi::c_void) -> std::ffi::c_int {
-        // SAFETY: what was passed to the traversal below.
-        let count = unsafe { &mut *argument.cast::<Count>() };
-        count.found += usize::from(object == count.target);
-        0
-    }
-    let mut count = Count {
-        target: target.as_ptr(),
-        found: 0,
-    };
-    // SAFETY: a live object, visited by its own type's function, as the collector does, with the
-    // interpreter attached; the visitor runs no Python code.
-    unsafe {
-        if let Some(traverse) = (*ffi::Py_TYPE(object.as_ptr())).tp_traverse {
-            traverse(object.as_ptr(), visit, (&raw mut count).cast());
-        }
-    }
-    count.found
-}
-
-/// Drives `awaitable` from synchronous code in a task whose coroutines we step or a host steps.
-#[pyfunction]
-pub fn await_here(py: Python<'_>, iterator: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    let Some(task) = run_loop::current() else {
-        return Err(errors::no_task("aevent.await_()"));
-    };
-    if state(&task).kind == Kind::Host {
-        return await_in_host(py, iterator);
-    }
-    await_natively(py, iterator)
 }

@@ -104,3 +104,38 @@ pub unsafe fn set_parent(greenlet: Object, parent: Object) {
         }
     }
 }
+
+/// The context object that the running greenlet, `greenlet`, is in: itself, not a copy; null if there is
+/// none. Owned by the caller.
+///
+/// # Safety
+/// `greenlet` is the running greenlet.
+pub unsafe fn context(greenlet: Object) -> Object {
+    // greenlet is the one that can tell: CPython has no call for it.
+    // SAFETY: a valid object, by the caller's promise; the result is a new reference.
+    unsafe {
+        let context = ffi::PyObject_GetAttrString(greenlet, c"gr_context".as_ptr());
+        if context.is_null() {
+            ffi::PyErr_Clear();
+        }
+        context
+    }
+}
+
+/// Makes `context`, if it is not null, the running greenlet's.
+///
+/// # Safety
+/// `context` is null or a valid object.
+pub unsafe fn set_context(context: Object) {
+    if context.is_null() {
+        return;
+    }
+    let me = current();
+    // SAFETY: both are valid objects; the reference to the running greenlet is ours.
+    unsafe {
+        if ffi::PyObject_SetAttrString(me, c"gr_context".as_ptr(), context) < 0 {
+            ffi::PyErr_Clear();
+        }
+        ffi::Py_DECREF(me);
+    }
+}

@@ -3,25 +3,26 @@
 //! In a task of ours everything happens here. In a host's task the group is the host's, and the
 //! object that Python gives us for it (`HostGroup` in `_task_groups.py`) does the work.
 
-use std::cell::UnsafeCell;
-use std::task::{Context, Poll};
+pub mod hooks;
+mod leaving;
 
-use aevent_runtime::clock::NEVER;
-use aevent_runtime::wait_queue::Waiter;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use std::cell::UnsafeCell;
+
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::PyTuple;
 
+use crate::awaitable::Immediate;
 use crate::callable::makes_coroutine;
-use crate::cancel_scope::{CancelScope, Immediate};
+use crate::cancel_scope::CancelScope;
 use crate::children::{Children, ChildrenRef, Shared};
-use crate::errors::{self, Cancelled};
+use crate::errors;
 use crate::portal;
 use crate::run_loop;
 use crate::task::{Kind, SchedulerRef, TaskRef, release, state};
-use crate::wait;
+use hooks::hooks;
+use leaving::{Leave, wait_for};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -51,46 +52,6 @@ pub struct TaskGroup(UnsafeCell<Inner>);
 unsafe impl Sync for TaskGroup {}
 // SAFETY: as above.
 unsafe impl Send for TaskGroup {}
-
-/// What the part in Python does.
-struct Hooks {
-    /// `(group, host)`: the group of a host's.
-    host_group: Py<PyAny>,
-    /// What kind of function it is, for those that `makes_coroutine` cannot tell.
-    is_coroutine_function: Py<PyAny>,
-    /// `(fn, *args)`: runs an async function in a green thread.
-    call_async: Py<PyAny>,
-    /// `(group, fn, args, name)`: the coroutine of `start`.
-    start: Py<PyAny>,
-}
-
-static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
-
-fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
-    HOOKS
-        .get(py)
-        .ok_or_else(|| PyRuntimeError::new_err("aevent._task_groups was not imported"))
-}
-
-/// See `_core.pyi`.
-#[pyfunction]
-pub fn set_group_hooks(
-    py: Python<'_>,
-    host_group: Py<PyAny>,
-    is_coroutine_function: Py<PyAny>,
-    call_async: Py<PyAny>,
-    start: Py<PyAny>,
-) {
-    let _ = HOOKS.set(
-        py,
-        Hooks {
-            host_group,
-            is_coroutine_function,
-            call_async,
-            start,
-        },
-    );
-}
 
 #[cold]
 fn not_entered() -> PyErr {
@@ -149,80 +110,6 @@ impl TaskGroup {
         inner.host = Some(group);
         inner.stage = Stage::Active;
         Ok(coroutine.into_bound(py))
-    }
-
-    fn leave_host<'py>(
-        &self,
-        py: Python<'py>,
-        error: &Bound<'py, PyAny>,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.host(py) {
-            Some(host) => {
-                self.inner().stage = Stage::Left;
-                Ok(Some(
-                    host.call_method1(py, "leave", (error,))?.into_bound(py),
-                ))
-            }
-            None => Ok(None),
-        }
-    }
-
-    /// The body has ended, with `error` or None.
-    fn end_body(&self, error: &Bound<'_, PyAny>) -> PyResult<ChildrenRef> {
-        let children = self.children()?;
-        self.inner().stage = Stage::Left;
-        if error.is_instance_of::<Cancelled>() {
-            children.cancel();
-        } else if !error.is_none() {
-            children.fail(PyErr::from_value(error.clone()));
-        }
-        Ok(children)
-    }
-
-    /// All have ended, and so ends the group. Whether the body's exception is absorbed.
-    fn conclude(&self, py: Python<'_>, body: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let children = self.children()?;
-        let result = self.conclude_before_close(py, &children, body);
-        children.close();
-        result
-    }
-
-    fn conclude_before_close(
-        &self,
-        py: Python<'_>,
-        children: &ChildrenRef,
-        body: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        let errors = children.take_errors();
-        let of_child = children.take_cancelled();
-        let scope = self.inner().scope.as_ref().map(|scope| scope.clone_ref(py));
-        let scope = scope.ok_or_else(not_entered)?;
-        let of_body = body.is_instance_of::<Cancelled>();
-        let cancelled = match (of_body, of_child) {
-            (true, _) => Some(body.clone()),
-            (false, Some(error)) => Some(error.into_value(py).into_bound(py).into_any()),
-            (false, None) => None,
-        };
-        let none = py.None().into_bound(py);
-        let absorbed = scope
-            .get()
-            .exit_ours(py, cancelled.as_ref().unwrap_or(&none))?;
-        if !errors.is_empty() {
-            // What went wrong counts more than that it was cancelled meanwhile: a cancellation is
-            // found again at the next wait.
-            let errors = PyList::new(py, errors.into_iter().map(|error| error.into_value(py)))?;
-            let group =
-                errors::group_type(py)?.call1(("unhandled errors in a TaskGroup", errors))?;
-            let group = PyErr::from_value(group);
-            // As by `from None`: whatever is being handled has been told by its parts.
-            group.set_cause(py, None);
-            return Err(group);
-        }
-        match cancelled {
-            Some(error) if !absorbed && !of_body => Err(PyErr::from_value(error)),
-            Some(_) => Ok(absorbed),
-            None => Ok(true),
-        }
     }
 
     fn start_child(
@@ -306,11 +193,7 @@ impl TaskGroup {
             };
             return Ok(entered.into_pyobject(py)?.into_any());
         }
-        let host = match current {
-            Some(task) => portal::host_of(py, &task),
-            None => run_loop::existing().and_then(|event_loop| event_loop.host(py)),
-        };
-        let Some(host) = host else {
+        let Some(host) = portal::running_host(py, current.as_ref()) else {
             return Err(PyRuntimeError::new_err(
                 "a TaskGroup was entered outside a task: start the program with aevent.run(), or \
                  put 'async with aevent.runner():' around this code.",
@@ -346,13 +229,7 @@ impl TaskGroup {
             return Ok(coroutine);
         }
         let children = slf.get().end_body(&error)?;
-        let leave = Leave {
-            group: Some(slf.clone().unbind()),
-            children,
-            error: (!error.is_none()).then(|| error.unbind()),
-            waiter: None,
-            suspended: false,
-        };
+        let leave = Leave::new(slf.clone().unbind(), children, error);
         Ok(leave.into_pyobject(py)?.into_any())
     }
 
@@ -368,34 +245,7 @@ impl TaskGroup {
             return portal::await_in_host(py, &coroutine)?.is_truthy(py);
         }
         let children = this.end_body(&error)?;
-        let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::current()) else {
-            return Err(errors::no_task("leaving a TaskGroup"));
-        };
-        if children.is_empty()
-            && let Err(raised) = event_loop.yield_now(py)
-        {
-            children.fail(raised.into());
-        }
-        // Cancellation reaches the children without us; what is left to do is to wait. An interrupt
-        // ends the group, but not before its children.
-        let mut waiter = None;
-        loop {
-            if let Some(interrupt) = state(&task).interrupt.take() {
-                children.fail(interrupt);
-            }
-            if children.is_empty() {
-                break;
-            }
-            let waited = wait::park_until(py, event_loop, &task, NEVER, true, |cx| {
-                if state(&task).interrupt.is_some() {
-                    return Poll::Ready(());
-                }
-                poll_empty(&children, &mut waiter, cx)
-            });
-            if let Err(raised) = waited {
-                children.fail(raised.into());
-            }
-        }
+        wait_for(py, &children)?;
         this.conclude(py, &error)
     }
 
@@ -507,85 +357,5 @@ impl TaskGroup {
             }
         };
         Ok(format!("<aevent.TaskGroup, {state}>"))
-    }
-}
-
-/// Ready when no child is left.
-fn poll_empty(
-    children: &ChildrenRef,
-    waiter: &mut Option<Waiter>,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    loop {
-        if children.is_empty() {
-            *waiter = None;
-            return Poll::Ready(());
-        }
-        let listening = waiter.get_or_insert_with(|| children.changed().listen());
-        if children.is_empty() {
-            continue;
-        }
-        if listening.poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        *waiter = None;
-    }
-}
-
-/// The awaitable of `__aexit__` in a task of ours. A schedule point, but no place where the task
-/// is cancelled: a group passes on what its children and its body raise, and nothing of its own.
-#[pyclass(module = "aevent._core")]
-struct Leave {
-    group: Option<Py<TaskGroup>>,
-    children: ChildrenRef,
-    error: Option<Py<PyAny>>,
-    waiter: Option<Waiter>,
-    suspended: bool,
-}
-
-#[pymethods]
-impl Leave {
-    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
-    }
-
-    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let Some(task) = run_loop::current() else {
-            return Err(errors::no_task("leaving a TaskGroup"));
-        };
-        let children = slf.borrow().children.clone();
-        if let Some(interrupt) = state(&task).interrupt.take() {
-            children.fail(interrupt);
-        }
-        {
-            let mut this = slf.borrow_mut();
-            let waker = task.waker();
-            let mut cx = Context::from_waker(&waker);
-            if poll_empty(&children, &mut this.waiter, &mut cx).is_pending() {
-                this.suspended = true;
-                return Ok(py.None());
-            }
-            if !std::mem::replace(&mut this.suspended, true) {
-                return Ok(pyo3::types::PyBool::new(py, true)
-                    .to_owned()
-                    .into_any()
-                    .unbind());
-            }
-        }
-        let (group, error) = {
-            let mut this = slf.borrow_mut();
-            (this.group.take(), this.error.take())
-        };
-        let Some(group) = group else {
-            return Err(PyRuntimeError::new_err("this TaskGroup was left already"));
-        };
-        let body = error.unwrap_or_else(|| py.None()).into_bound(py);
-        let absorbed = group.get().conclude(py, &body)?;
-        Err(PyStopIteration::new_err((absorbed,)))
     }
 }
