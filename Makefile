@@ -35,7 +35,7 @@ RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml $
 
 .PHONY: help
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- setting up -----------------------------------------------------------------------------------
 
@@ -80,6 +80,10 @@ demo: build  ## 500 downloads with requests, 100 at a time, on each backend
 .PHONY: bench
 bench: build $(STAMPS)/bench  ## run the benchmarks (ARGS=… goes to benches/run.py)
 	$(BIN)/python benches/run.py $(ARGS)
+
+.PHONY: bench-watchdog
+bench-watchdog: build  ## what setup(warn_blocking=0.1) costs, on each backend (ARGS=… goes to benches/watchdog.py)
+	$(BIN)/python benches/watchdog.py $(ARGS)
 
 .PHONY: wheel
 wheel: $(STAMPS)/dev  ## build a wheel and a source archive into dist/

@@ -1340,18 +1340,39 @@ def call_handling(error: BaseException, function: Callable[..., _T], /, *args: A
 
 @final
 class LoopWatch:
-    """What a watchdog in another OS thread may ask of the loop of the thread that makes this."""
+    """What a watchdog in another OS thread may ask of the loop of the thread that makes this.
 
-    def __new__(cls) -> Self: ...
+    `is_hosted`: a host drives it. Such a loop looks for events only when it has something to do for
+    us, or is asked to.
+    """
+
+    def __new__(cls, *, is_hosted: bool = False) -> Self: ...
     def held(self) -> float:
-        """Seconds since the loop last looked for events, in milliseconds' steps; 0.0 while it waits.
-
-        A loop that a host drives looks only when it has something to do.
-        """
+        """Seconds since the loop last looked for events, in milliseconds' steps; 0.0 while it waits."""
+    def ask(self) -> None:
+        """Has the host look. It is woken for that if it waits."""
+    def is_asked(self) -> bool:
+        """Whether the host was asked to look and has not."""
+    def unanswered(self) -> float:
+        """For how many seconds."""
+    def set_at_rest(self) -> None:
+        """The host was found waiting. It is left alone until its thread has done something."""
     def running_task(self) -> Task | None:
         """Who runs: a task of ours, or a host's task with a portal. `None` after `end`."""
     def end(self) -> None:
         """The loop is watched no more. To be called before its thread ends, and by that thread."""
+
+def wait_until_held_up(watches: list[LoopWatch], interval: float, at_once: bool) -> float:
+    """Looks at the loops every `interval` seconds, and returns when one seems to be held up.
+
+    Without the interpreter, so that they do not pay for it; a host that computes and has not looked is
+    asked to. Returns after one interval if `at_once` or since `watches_changed()` was called. The
+    result is for how many seconds the interpreter was not to be had because somebody computed and
+    did not give it away. For one thread.
+    """
+
+def watches_changed() -> None:
+    """Has `wait_until_held_up` return after the present interval."""
 
 def statistics() -> dict[str, float]:
     """Figures about the thread's loop (ready tasks, timers, stacks, next deadline); empty if it has none."""

@@ -2,11 +2,11 @@
 
 An OS thread asks now and then how long ago each loop last looked for events. If that is longer ago
 than the threshold and the loop is not just waiting for some, somebody holds it up: the thread notes
-who runs and where, waits until it is over, and reports it. So a loop pays nothing for being watched
-but the moments in which that thread has the interpreter.
+who runs and where, waits until it is over, and reports it. It looks without the interpreter, and takes
+it when something seems to be wrong: a loop pays next to nothing for being watched.
 
-Of a host's loop it is not known when it looks. It is asked to call something, at times when it does
-not wait for events, and is held up for as long as it does not.
+Of a host's loop it is not known when it looks. At times when it does not wait for events it is asked
+to have our scheduler look, and is held up for as long as it does not.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from ._tasks import task_name
 
 _start_new_thread: Callable[..., int] = originals.saved["_thread"]["start_new_thread"]
 _allocate_lock: Callable[[], Any] = originals.saved["_thread"]["allocate_lock"]
-_sleep: Callable[[float], None] = originals.saved["time"]["sleep"]
-_cpu_time: Callable[[], float] = originals.saved["time"]["process_time"]
 _now: Callable[[], float] = originals.saved["time"]["monotonic"]
 
 _log = logging.getLogger("aevent.blocking")
@@ -95,37 +93,24 @@ class _Watched:
 
     def __init__(self, host: HostBackend | None) -> None:
         self.host = host
-        self.watch = _core.LoopWatch()
+        self.watch = _core.LoopWatch(is_hosted=host is not None)
         self.thread = originals.get_ident()
-        #: When the host was asked to call back, and has not.
-        self.asked: float | None = None
-        #: When it last did.
-        self.answered = 0.0
         #: Who holds it up.
         self.stall: _Stall | None = None
+        #: When that was over, if it was found out afterwards.
+        self.ended = 0.0
 
     def held(self, now: float) -> float:
         """For how long it has been held up."""
         held = self.watch.held()
         if self.host is None or held == 0.0:
             return held
-        # Its thread may take it away at any moment.
-        asked = self.asked
-        if asked is None:
+        if not self.watch.is_asked():
             if self.host.is_waiting(self.frame()):
+                self.watch.set_at_rest()
                 return 0.0
-            self.asked = asked = now
-            try:
-                self.host.run_soon(functools.partial(self._answer, now))
-            except RunFinishedError:
-                self.asked = None
-                return 0.0
-        return min(held, now - asked)
-
-    def _answer(self, asked: float) -> None:
-        if self.asked == asked:
-            self.asked = None
-            self.answered = _now()
+            self.watch.ask()
+        return min(held, self.watch.unanswered())
 
     def frame(self) -> FrameType | None:
         """What its thread runs."""
@@ -198,7 +183,7 @@ def set_threshold(seconds: float | None) -> None:
     """From now on loops are watched for being held up longer than that; `None`: not at all."""
     global _threshold
     _threshold = seconds
-    _look_at_once()
+    _change()
 
 
 def threshold_from(warn_blocking: float | None) -> float | None:
@@ -239,18 +224,20 @@ def watched(host: HostBackend | None) -> Iterator[None]:
     """The calling OS thread's loop is driven in the body, by itself or by `host`."""
     one = _Watched(host)
     _watched.append(one)
-    _look_at_once()
+    _change()
     try:
         yield
     finally:
         if one in _watched:
             _watched.remove(one)
         one.watch.end()
+        _core.watches_changed()
 
 
-def _look_at_once() -> None:
-    """Has the thread look, and start, if there is something for it to do."""
+def _change() -> None:
+    """The thread learns of what is new, and is started if there is something for it to do."""
     global _is_running
+    _core.watches_changed()
     with _starting:
         if _threshold is None or not _watched:
             return
@@ -273,18 +260,19 @@ def _run() -> None:
             if threshold is None or not _watched:
                 _is_running = False
                 return
-        interval = max(threshold / LOOKS, 0.001)
-        before, used = _now(), _cpu_time()
-        _sleep(interval)
+        watched = list(_watched)
+        late = _core.wait_until_held_up(
+            [one.watch for one in watched],
+            max(threshold / LOOKS, 0.001),
+            any(one.stall is not None for one in watched),
+        )
         now = _now()
-        # It has slept for longer than it wanted to if somebody did not give the interpreter away,
-        # and has computed meanwhile; else the machine was busy with others.
-        late = min(now - before - interval, _cpu_time() - used)
         for one in list(_watched):
             try:
                 _look_at(one, now, threshold, late)
             except Exception as error:
                 _core.print_exception(error)
+        del watched
 
 
 def _look_at(one: _Watched, now: float, threshold: float, late: float) -> None:
@@ -295,7 +283,7 @@ def _look_at(one: _Watched, now: float, threshold: float, late: float) -> None:
         held = min(late, one.watch.held())
         if held >= threshold and not one.host.is_waiting(one.frame()):
             one.stall = _Stall(one, now - held, True)
-            one.answered = now
+            one.ended = now
             return
     held = one.held(now)
     if stall is not None:
@@ -305,7 +293,8 @@ def _look_at(one: _Watched, now: float, threshold: float, late: float) -> None:
             return
         one.stall = None
         if not stall.reported:
-            stall.report(one.answered if one.answered > stall.began else now - held, False)
+            # A host that waits by now has looked when it was over.
+            stall.report(max(one.ended, now - one.watch.held(), stall.began), False)
     if held >= threshold:
         one.stall = _Stall(one, now - held, late > threshold)
 

@@ -1,12 +1,16 @@
 """What `setup(warn_blocking=0.1)` costs: the same work with and without, by turns, in CPU time.
 
-python benches/watchdog.py [backend …]
+python benches/watchdog.py [--turns N] [backend …]
+
+Prints for each kind of task the median over all turns, and in brackets the half of the turns that is
+in the middle: the machine's noise. A turn is short, and with and without come in an order that
+favours none, so what else the machine does meets both alike.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 
 import aevent
@@ -16,9 +20,9 @@ aevent.setup("native")
 from aevent import _watchdog
 
 KINDS = ("green threads", "async tasks")
-TURNS = 10
-#: Seconds of CPU time that one turn takes at least.
-TURN = 0.3
+TASKS = 50
+#: Seconds of CPU time that each part of a turn takes about: some looks of the watchdog's.
+PART = 0.15
 
 
 def green(count: int) -> None:
@@ -32,31 +36,36 @@ async def coroutine(count: int) -> None:
 
 
 async def work(kind: str, count: int) -> float:
-    """Fifty tasks that switch; the CPU time of the whole process."""
+    """Tasks that switch; the CPU time of the whole process."""
     began = time.process_time()
     async with aevent.TaskGroup() as group:
-        for _ in range(50):
+        for _ in range(TASKS):
             group.spawn(green if kind == "green threads" else coroutine, count)
     return time.process_time() - began
 
 
-async def compare(backend: str) -> None:
+async def compare(backend: str, turns: int) -> None:
     for kind in KINDS:
-        ratios = []
         count = 100
-        while await work(kind, count) < TURN:
+        while (used := await work(kind, count)) < PART / 2:
             count *= 2
-        for _ in range(TURNS):
-            used = {}
-            # In an order that favours none.
+        count = max(1, int(count * PART / used))
+        costs = []
+        for _ in range(turns):
+            parts = {None: 0.0, 0.1: 0.0}
             for threshold in (None, 0.1, 0.1, None):
                 _watchdog.set_threshold(threshold)
-                used[threshold] = used.get(threshold, 0.0) + await work(kind, count)
-            ratios.append(used[0.1] / used[None])
+                parts[threshold] += await work(kind, count)
+            costs.append(100 * (parts[0.1] / parts[None] - 1))
         _watchdog.set_threshold(None)
-        print(f"{backend}, {kind}: {100 * (statistics.median(ratios) - 1):+.2f} %", flush=True)
+        low, middle, high = statistics.quantiles(costs, n=4)
+        print(f"{backend}, {kind}: {middle:+.2f} % ({low:+.2f} to {high:+.2f})", flush=True)
 
 
 if __name__ == "__main__":
-    for backend in sys.argv[1:] or ["native", "asyncio", "trio"]:
-        aevent.run(compare, backend, backend=backend)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("backends", nargs="*", metavar="backend")
+    options = parser.parse_args()
+    for backend in options.backends or ["native", "asyncio", "trio"]:
+        aevent.run(compare, backend, options.turns, backend=backend)

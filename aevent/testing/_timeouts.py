@@ -11,7 +11,6 @@ import faulthandler
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from .. import _core
 from .._monkey import originals
 from .._signals import in_main_os_thread
+from .._tree import print_tree
 from ._test_loop import Job, TestLoop
 
 #: Seconds that a test has to end once it has been told to.
@@ -88,12 +88,7 @@ class Timeout:
     def _dump(self) -> None:
         what = "hangs" if self._rings == 1 else "was told to end, and does not"
         print(f"\n{self._test} {what}. Tasks:", file=sys.stderr)
-        print_tree = getattr(sys.modules["aevent"], "print_tree", None)
-        if print_tree is not None:
-            print_tree(file=sys.stderr)
-        else:
-            for thread in threading.enumerate():
-                print(f"  {thread!r}", file=sys.stderr)
+        print_tree()
         sys.stderr.flush()
         try:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)

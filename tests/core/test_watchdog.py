@@ -224,16 +224,18 @@ class Fake:
     """A loop that is held up as the test says."""
 
     host = None
-    asked = None
-    answered = 0.0
+    ended = 0.0
     stall: Any = None
 
     def __init__(self) -> None:
         self.watch = self
         self.since = 0.0
+        self.now = 0.0
 
-    def held(self, now: float) -> float:
-        return now - self.since
+    def held(self, now: float | None = None) -> float:
+        if now is not None:
+            self.now = now
+        return self.now - self.since
 
     def running_task(self) -> None:
         return None

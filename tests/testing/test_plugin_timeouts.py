@@ -51,6 +51,13 @@ def test_waits_end_and_clean_up(run_pytest: Run) -> None:
     )
     result.assert_outcomes(failed=9, passed=3)
     result.stdout.fnmatch_lines(["*Timeout: more than 0.05 seconds", "*::test_sync* hangs. Tasks:"])
+    # Who waits where, once for each backend.
+    parts = result.stdout.str().split("::test_group")
+    trees = [part for part in parts if part.partition("\n")[0].endswith(" hangs. Tasks:")]
+    assert len(trees) == 3
+    for tree in trees:
+        assert "the waiter (green, parked)" in tree, tree
+        assert "await aevent.sleep_forever()" in tree, tree
 
 
 def test_code_that_computes_is_ended_too(run_pytest: Run) -> None:

@@ -171,6 +171,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(file::opening::open_fifo, module)?)?;
     module.add_function(wrap_pyfunction!(file::opening::is_fifo, module)?)?;
     file::opening::register(module)?;
+    module.add_function(wrap_pyfunction!(loop_watch::wait_until_held_up, module)?)?;
+    module.add_function(wrap_pyfunction!(loop_watch::watches_changed, module)?)?;
     module.add_function(wrap_pyfunction!(mock_clock::clock_offset_ns, module)?)?;
     module.add_function(wrap_pyfunction!(mock_clock::current_time, module)?)?;
     module.add_function(wrap_pyfunction!(mock_clock::current_time_ns, module)?)?;

@@ -138,6 +138,35 @@ pub fn coarse() -> Instant {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
+/// A clock that any thread may read of the CPU time that the calling one uses; `None` if there is none.
+pub fn of_this_threads_work() -> Option<libc::clockid_t> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut clock = 0;
+        // SAFETY: the calling thread exists, and `clock` is a valid place for the result.
+        let error = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
+        (error == 0).then_some(clock)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// The CPU time on such a clock, in nanoseconds; `None` if its thread has ended.
+pub fn work(clock: libc::clockid_t) -> Option<u64> {
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `ts` is a valid place for the result; an unknown clock is an error.
+    let result = unsafe { libc::clock_gettime(clock, &mut ts) };
+    (result == 0).then(|| ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64)
+}
+
+/// The CPU time of the process, in nanoseconds.
+pub fn work_of_process() -> u64 {
+    read(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
 /// See the Linux variant; elsewhere the precise clock is cut to the same granularity.
 #[cfg(not(target_os = "linux"))]
 pub fn coarse() -> Instant {
