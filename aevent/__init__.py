@@ -45,6 +45,7 @@ from ._portals import has_portal as has_portal
 from ._portals import per_task as per_task
 from ._portals import with_portal_run as with_portal_run
 from ._portals import with_portal_run_sync as with_portal_run_sync
+from ._portals import with_portal_run_tree as with_portal_run_tree
 from ._processes import Process as Process
 from ._processes import ReceivePipe as ReceivePipe
 from ._processes import SendPipe as SendPipe

@@ -203,6 +203,10 @@ class HostBackend(Backend):
     def has_portal(self, task: Any) -> bool:
         """Whether there is a portal around the host's `task`."""
 
+    @abstractmethod
+    def portals_in_tree(self) -> AbstractContextManager[None]:
+        """In the body each task that the running one starts has a portal, and those it starts."""
+
     def portal(self, coroutine: Coroutine[Any, Any, T]) -> _core.Portal[T]:
         """A portal around a coroutine that the host has not started."""
         return _core.Portal(coroutine, self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -36,8 +37,9 @@ def await_(awaitable: Awaitable[T]) -> T:
             "aevent.await_() was called outside a task. Call it from code started by aevent.run() "
             "or TaskGroup.spawn(), or put 'await aevent.per_task()' first in this task."
         )
+    is_green = _core.task_kind() == "green"
     host = _core.get_host()
-    if _core.task_kind() == "green" and host is not None:
+    if is_green and host is not None:
         assert isinstance(host, HostBackend)
         try:
             return companion_of_thread(host).await_(awaitable)
@@ -48,8 +50,26 @@ def await_(awaitable: Awaitable[T]) -> T:
             raise
     # A coroutine is driven as it is; other awaitables by their iterator.
     iterator = awaitable if isinstance(awaitable, Coroutine) else awaitable.__await__()
+    if is_green:
+        with _named_to_sniffio():
+            return _core.await_here(iterator)  # type: ignore[no-any-return]
     result: T = _core.await_here(iterator)
     return result
+
+
+@contextmanager
+def _named_to_sniffio() -> Iterator[None]:
+    """Has sniffio say "aevent" in a green thread, where the native loop runs a coroutine for it."""
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is None:
+        # Nobody has asked yet.
+        yield
+        return
+    former, sniffio.thread_local.name = sniffio.thread_local.name, "aevent"
+    try:
+        yield
+    finally:
+        sniffio.thread_local.name = former
 
 
 @contextmanager

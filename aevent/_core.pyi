@@ -117,6 +117,7 @@ __all__ = [
     "set_group_hooks",
     "set_home",
     "set_host",
+    "set_loop_name_variable",
     "set_main",
     "set_preemption",
     "set_preemption_points",
@@ -161,8 +162,10 @@ __all__ = [
     "wait_descriptors",
     "wait_for_handler",
     "wait_quiet",
+    "wait_until_held_up",
     "watch_buffered",
     "watch_signals",
+    "watches_changed",
 ]
 
 _P = ParamSpec("_P")
@@ -1270,6 +1273,9 @@ def set_home(children: Children | None) -> Children | None:
 
 def runner_variable() -> contextvars.ContextVar[Children]:
     """The context variable that holds the innermost runner's children, for hosts' tasks."""
+
+def set_loop_name_variable(variable: contextvars.ContextVar[str | None]) -> None:
+    """It holds the name of the running loop, as sniffio's does: green threads do not inherit it."""
 
 # --- Driving the loop -----------------------------------------------------------------------------
 

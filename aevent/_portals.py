@@ -76,6 +76,25 @@ async def with_portal_run(fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwa
     return await current_host().portal(call())
 
 
+async def with_portal_run_tree(
+    fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """`with_portal_run`, in which every task that the call starts has a portal as well.
+
+    That goes for the tasks that these start, too, until the call returns. On trio a task belongs to
+    the call if it is started in a nursery that was opened in it, and on asyncio if its context was
+    inherited from it. There a task factory is set meanwhile, which calls the one that is set.
+    """
+    if _core.driver() == "native":
+        return await fn(*args, **kwargs)
+
+    async def call() -> T:
+        with current_host().portals_in_tree():
+            return await fn(*args, **kwargs)
+
+    return await with_portal_run(call)
+
+
 async def with_portal_run_sync(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """`fn(*args, **kwargs)`, a synchronous call that may park."""
 

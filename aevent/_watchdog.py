@@ -2,16 +2,15 @@
 
 An OS thread asks now and then how long ago each loop last looked for events. If that is longer ago
 than the threshold and the loop is not just waiting for some, somebody holds it up: the thread notes
-who runs and where, waits until it is over, and reports it. It looks without the interpreter, and takes
-it when something seems to be wrong: a loop pays next to nothing for being watched.
+who runs and where, waits until it is over, and reports it. It looks without the interpreter, and
+takes it when something seems to be wrong: a loop pays next to nothing for being watched.
 
-Of a host's loop it is not known when it looks. At times when it does not wait for events it is asked
-to have our scheduler look, and is held up for as long as it does not.
+Of a host's loop it is not known when it looks. At times when it does not wait for events it is
+asked to have our scheduler look, and is held up for as long as it does not.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 
 from . import _core
 from ._backend import HostBackend
-from ._exceptions import AeventError, RunFinishedError
+from ._exceptions import AeventError
 from ._monkey import originals
 from ._tasks import task_name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import math
 import sys
@@ -134,6 +135,9 @@ class AsyncioBackend(HostBackend):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task_factory: Any = None
         self._former_factory: Any = None
+        #: How many tasks are in `portals_in_tree`, and the factory that is set for them.
+        self._trees = 0
+        self._tree_factory: Any = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         # anyio imports what it needs for asyncio when it is first asked. Not in a wait: an
@@ -234,6 +238,26 @@ class AsyncioBackend(HostBackend):
                 f"the coroutine of {type(task).__name__} cannot be replaced. Start the task with "
                 "TaskGroup.spawn(), or the program with aevent.run()."
             )
+
+    @contextmanager
+    def portals_in_tree(self) -> Iterator[None]:
+        assert self._loop is not None
+        loop = self._loop
+        if self._trees == 0 and self._task_factory is None:
+            self._former_factory = loop.get_task_factory()
+            self._tree_factory = portal_factory(self, self._former_factory, _is_in_tree.get)
+            loop.set_task_factory(self._tree_factory)
+        self._trees += 1
+        token = _is_in_tree.set(True)
+        try:
+            yield
+        finally:
+            _is_in_tree.reset(token)
+            self._trees -= 1
+            if self._trees == 0 and self._tree_factory is not None:
+                if loop.get_task_factory() is self._tree_factory:
+                    loop.set_task_factory(self._former_factory)
+                self._tree_factory = None
 
     async def park(self, waker: _core.HostWaker) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -363,10 +387,18 @@ def _module(frame: FrameType) -> str | None:
 _detached: set[asyncio.Task[None]] = set()
 
 
-def portal_factory(host: HostBackend, former: Any) -> Any:
+#: Set in what is called by `portals_in_tree`, and in whatever inherits its context.
+_is_in_tree: contextvars.ContextVar[bool] = contextvars.ContextVar("_is_in_tree", default=False)
+
+
+def portal_factory(
+    host: HostBackend, former: Any, is_wanted: Callable[[], bool] = lambda: True
+) -> Any:
     """A task factory that gives each task a portal, and does what `former` does otherwise."""
 
     def with_portal(coroutine: Any) -> Any:
+        if not is_wanted():
+            return coroutine
         if isinstance(coroutine, _core.Portal) or not isinstance(coroutine, Coroutine):
             return coroutine
         return host.portal(coroutine)

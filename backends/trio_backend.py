@@ -6,8 +6,8 @@ import contextvars
 import functools
 import inspect
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -152,6 +152,15 @@ class TrioBackend(HostBackend):
         if not self.has_portal(task):
             task.coro = self.portal(task.coro)  # type: ignore[assignment]
 
+    @contextmanager
+    def portals_in_tree(self) -> Iterator[None]:
+        instrument = _PortalsInTree(self, trio.lowlevel.current_task())
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+
     async def park(self, waker: _core.HostWaker) -> None:
         task = trio.lowlevel.current_task()
         if not waker.arm(functools.partial(trio.lowlevel.reschedule, task)):
@@ -273,6 +282,25 @@ class _PortalsForAll(trio.abc.Instrument):
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         self._host.install_portal(task)
+
+
+class _PortalsInTree(trio.abc.Instrument):
+    """Gives a portal to every task that is started below one, in nurseries not open by now."""
+
+    def __init__(self, host: TrioBackend, root: trio.lowlevel.Task) -> None:
+        self._host = host
+        self._outside = set(root.child_nurseries)
+        self._tasks = {root}
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        nursery = task.parent_nursery
+        if nursery is None or nursery in self._outside or nursery.parent_task not in self._tasks:
+            return
+        self._tasks.add(task)
+        self._host.install_portal(task)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self._tasks.discard(task)
 
 
 #: Where trio waits for events.

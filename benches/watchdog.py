@@ -2,8 +2,8 @@
 
 python benches/watchdog.py [--turns N] [backend …]
 
-Prints for each kind of task the median over all turns, and in brackets the half of the turns that is
-in the middle: the machine's noise. A turn is short, and with and without come in an order that
+Prints for each kind of task the median over all turns, and in brackets the half of the turns that
+is in the middle: the machine's noise. A turn is short, and with and without come in an order that
 favours none, so what else the machine does meets both alike.
 """
 

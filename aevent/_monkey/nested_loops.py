@@ -325,9 +325,15 @@ def _prepare_trio_threads(module: Any) -> None:
     module._send_message_to_trio = _send_message_to_trio
 
 
+def _prepare_sniffio(module: Any) -> None:
+    # anyio.run() sets it, and would find it set in a green thread of a task.
+    _core.set_loop_name_variable(module.current_async_library_cvar)
+
+
 _PREPARE: dict[str, Callable[[Any], None]] = {
     "asyncio.events": _prepare_asyncio_events,
     "asyncio.base_events": _prepare_asyncio_base_events,
+    "sniffio": _prepare_sniffio,
     "trio._core._io_epoll": _prepare_trio_epoll,
     "trio._core._run": _prepare_trio_run,
     "trio._threads": _prepare_trio_threads,

@@ -596,6 +596,82 @@ def test_with_portal_run_in_a_hosts_own_task(run_host: Run) -> None:
     run_host(main)
 
 
+def start_in_host(host: str, *fns: Callable[[], Coroutine[Any, Any, None]]) -> Any:
+    """Runs them as tasks of the host's, side by side, by its own means."""
+
+    async def start() -> None:
+        if host.endswith("trio"):
+            async with trio.open_nursery() as nursery:
+                for fn in fns:
+                    nursery.start_soon(fn)
+        else:
+            await asyncio.gather(*(asyncio.create_task(fn()) for fn in fns))
+
+    return start()
+
+
+def test_with_portal_run_tree_reaches_children_and_theirs(run_host: Run, host: str) -> None:
+    log: list[str] = []
+
+    async def grandchild() -> None:
+        time.sleep(0.001)
+        log.append("grandchild")
+
+    async def child() -> None:
+        time.sleep(0.001)
+        log.append("child")
+        await start_in_host(host, grandchild)
+
+    async def call(number: int) -> int:
+        time.sleep(0.001)
+        await start_in_host(host, child, child)
+        return number
+
+    async def outsider() -> None:
+        while len(log) < 8:
+            assert not aevent.has_portal()
+            await start_in_host(host, without)
+            await anyio.sleep(0.001)
+
+    async def without() -> None:
+        assert not aevent.has_portal()
+
+    async def caller() -> None:
+        assert await aevent.with_portal_run_tree(call, 3) == 3
+        assert not aevent.has_portal()
+        await start_in_host(host, without)
+
+    async def main() -> None:
+        async with aevent.runner():
+            # One ends while the other goes on.
+            await start_in_host(host, caller, caller, outsider)
+            with pytest.raises(Boom):
+                await aevent.with_portal_run_tree(fails)
+            await start_in_host(host, without)
+            if not host.endswith("trio"):
+                assert asyncio.get_running_loop().get_task_factory() is None
+
+    async def fails() -> None:
+        raise Boom
+
+    run_host(main)
+    assert sorted(log) == ["child"] * 4 + ["grandchild"] * 4
+
+
+def test_with_portal_run_tree_on_any_backend(run: Run) -> None:
+    def sync() -> str:
+        time.sleep(0.001)
+        return "slept"
+
+    async def call() -> str:
+        return sync()
+
+    async def main() -> None:
+        assert await aevent.with_portal_run_tree(call) == "slept"
+
+    run(main)
+
+
 def test_a_decorator_works_in_a_task_without_a_portal(run_host: Run) -> None:
     @aevent.decorate_as_sync(twice)
     async def double(number: int) -> Any:

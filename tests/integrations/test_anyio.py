@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +380,67 @@ def test_the_pytest_plugin_of_anyio(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:trio"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+
+
+NESTED = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import asyncio, threading
+import anyio, sniffio, trio
+
+def name():
+    try:
+        return sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return None
+
+async def name_inside():
+    await anyio.sleep(0)
+    return name()
+
+def loops(depth):
+    assert name() is None
+    # By the loop that drives the thread, and it has none of its own after that.
+    assert aevent.await_(name_inside()) == outer
+    assert name() is None
+    assert asyncio.run(name_inside()) == "asyncio"
+    assert trio.run(name_inside) == "trio"
+    for backend in ("asyncio", "trio", "aevent"):
+        assert anyio.run(name_inside, backend=backend) == backend
+    if depth:
+        anyio.run(starts_thread, depth - 1, backend="asyncio")
+    assert name() is None
+
+async def starts_thread(depth):
+    # In a real thread, for such a loop is not ours.
+    await anyio.to_thread.run_sync(lambda: None)
+    thread = threading.Thread(target=check, args=(depth,))
+    thread.start()
+    thread.join()
+
+def check(depth):
+    assert name() is None
+    assert anyio.run(name_inside, backend="trio") == "trio"
+
+async def main():
+    global outer
+    outer = name()
+    async with aevent.runner():
+        async with aevent.TaskGroup() as group:
+            group.spawn(loops, 1)
+        async with anyio.create_task_group() as group:
+            group.spawn(loops, 1)
+    assert name() == outer
+
+backend = {"native": "aevent"}.get(sys.argv[1], sys.argv[1])
+anyio.run(main, backend=backend)
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("backend", ["native", "asyncio", "trio"])
+def test_a_green_thread_of_anyios_program_runs_loops_of_its_own(
+    backend: str, fresh_ok: Callable[..., str]
+) -> None:
+    assert fresh_ok(NESTED, backend) == "ok\n"

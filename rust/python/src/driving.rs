@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::cancel_scope::{self, CancelScope};
 use crate::children::Children;
+use crate::context;
 use crate::errors;
 use crate::finish::{self, Start};
 use crate::run_loop::{self, Driver};
@@ -79,7 +80,7 @@ pub fn start_main(
     children: &Children,
 ) -> PyResult<(Task, CancelScope)> {
     let event_loop = run_loop::obtain(py)?;
-    let context = finish::copied_context(py)?;
+    let context = context::copied_for_thread(py)?;
     let task = finish::spawn(
         event_loop,
         Start {

@@ -151,6 +151,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module
     )?)?;
     module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
+    module.add_function(wrap_pyfunction!(context::set_loop_name_variable, module)?)?;
     module.add_function(wrap_pyfunction!(forest::forest, module)?)?;
     module.add_function(wrap_pyfunction!(forest::suspended_frame, module)?)?;
     module.add_function(wrap_pyfunction!(forest::task_of_portal, module)?)?;

@@ -9,6 +9,7 @@ use pyo3::types::PyTuple;
 
 use super::{Children, ChildrenRef, home, no_runner};
 use crate::cancel_scope::CancelScope;
+use crate::context;
 use crate::finish::{self, Start};
 use crate::run_loop;
 use crate::task::{Entry, Kind, Report, TaskRef, state};
@@ -77,6 +78,7 @@ impl Children {
         };
         let context = match context {
             Some(context) => context.into_ptr(),
+            None if kind == Kind::Green => context::copied_for_thread(py)?,
             None => finish::copied_context(py)?,
         };
         let home = home(py);
