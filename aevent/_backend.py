@@ -15,13 +15,13 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Protocol, TypeVar
 
 from . import _core
-from ._exceptions import AeventError
+from ._exceptions import AeventError, RunFinishedError
 from ._monkey import originals
 
 T = TypeVar("T")
@@ -171,8 +171,15 @@ class HostBackend(Backend):
         """The host's own code is about to run again."""
 
     def call_in_host(self, fn: Callable[[], object]) -> None:
-        """Calls `fn` where the host's functions work: now, or at the end of the running tick."""
-        if self._ticking:
+        """Calls `fn` where the host's functions work: now, or at the end of the running tick.
+
+        Thread-safe: for another OS thread it is called soon, in the host's own; not at all if the
+        host's run has ended.
+        """
+        if originals.get_ident() != self.thread:
+            with suppress(RunFinishedError):
+                self.run_soon(fn)
+        elif self._ticking:
             self._deferred.append(fn)
         else:
             fn()

@@ -21,6 +21,7 @@ from ._backend import HostBackend, HostScope, HostTasks, checkpoint, wait
 from ._bridge import await_, is_coroutine_function
 from ._core import CancelScope
 from ._core import TaskGroup as TaskGroup
+from ._exceptions import split_cancelled
 from ._task_status import start
 
 if sys.version_info < (3, 11):
@@ -94,12 +95,18 @@ class HostGroup:
         try:
             with scope:
                 await fn(*args)
-        except self._host.cancelled:
-            self._child_cancelled = True
-            raise
         except BaseException as error:
-            self.children.fail(error)
-            self.cancel_scope.cancel()
+            cancelled, rest = split_cancelled(error, self._host.cancelled)
+            try:
+                if rest is not None:
+                    self.children.fail(rest)
+                    self.cancel_scope.cancel()
+                if cancelled is not None:
+                    self._child_cancelled = True
+                    raise cancelled
+            finally:
+                # Their tracebacks refer to this frame.
+                del cancelled, rest
         finally:
             member.end()
 
@@ -127,11 +134,11 @@ class HostGroup:
         """The body has ended with `error`. Whether that is absorbed."""
         host, children = self._host, self.children
         cancelled: BaseException | None = None
-        if isinstance(error, host.cancelled):
-            cancelled = error
-        elif error is not None:
-            children.fail(error)
         if error is not None:
+            cancelled, rest = split_cancelled(error, host.cancelled)
+            if rest is not None:
+                children.fail(rest)
+            del rest
             self.cancel_scope.cancel()
         children.settle()
         try:
@@ -167,9 +174,10 @@ class HostGroup:
             except host.cancelled as found:
                 cancelled = found
             except BaseExceptionGroup as group:
-                cancelled, errors = _split(group, host.cancelled)
-                for each in errors:
+                cancelled, rest = split_cancelled(group, host.cancelled)
+                for each in rest.exceptions if isinstance(rest, BaseExceptionGroup) else ():
                     children.fail(each)
+                del rest
             failures = children.take_errors()
             if failures:
                 # What went wrong counts more than that it was cancelled meanwhile: a cancellation
@@ -231,17 +239,6 @@ class _GroupScope:
         self._shield = shield
         self._note()
         self._scope.set_shield(shield)
-
-
-def _split(
-    group: BaseExceptionGroup[BaseException], kind: type[BaseException]
-) -> tuple[BaseException | None, tuple[BaseException, ...]]:
-    """The first exception of `kind` in a group, and those at its top that are of other kinds."""
-    matching, rest = group.split(kind)
-    first: BaseException | None = matching
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first, () if rest is None else rest.exceptions
 
 
 def name_of(fn: Callable[..., Any]) -> str:

@@ -10,6 +10,7 @@ from . import _core
 from ._backend import HostBackend, checkpoint, wait
 from ._bridge import is_coroutine_function
 from ._core import Cancelled, CancelScope
+from ._exceptions import split_cancelled
 from ._run import check_not_coroutine
 from ._scopes import current_effective_deadline
 
@@ -87,8 +88,7 @@ class _Starting:
         # That it was cancelled is nothing to tell: only the caller's cancellation reaches it here.
         host = _core.get_host()
         cancelled = host.cancelled if isinstance(host, HostBackend) else Cancelled
-        if not isinstance(error, (Cancelled, cancelled)):
-            self._error = error
+        self._error = split_cancelled(error, (Cancelled, cancelled))[1]
 
     def end(self) -> None:
         self._ended.set()

@@ -390,6 +390,83 @@ def test_a_child_scope_may_be_cancelled_by_an_os_thread(run: Run) -> None:
     run(main)
 
 
+def in_os_thread(fn: Callable[[], object]) -> threading.Thread:
+    with aevent.native():
+        thread = threading.Thread(target=fn)
+        thread.start()
+    return thread
+
+
+def test_a_scope_may_be_cancelled_by_an_os_thread(
+    code: Code, wait: Callable[[float], None]
+) -> None:
+    def body() -> None:
+        with aevent.CancelScope() as scope:
+            thread = in_os_thread(scope.cancel)
+            wait(3600)
+        assert scope.cancelled_caught
+        with aevent.native():
+            thread.join()
+
+    code(body)
+
+
+def test_an_os_thread_may_set_the_deadline(code: Code, wait: Callable[[float], None]) -> None:
+    def body() -> None:
+        for seconds in (0.0, 0.002):
+            with aevent.move_on_after(3600) as scope:
+
+                def move(scope: aevent.CancelScope = scope, seconds: float = seconds) -> None:
+                    scope.deadline = aevent.current_time() + seconds
+
+                thread = in_os_thread(move)
+                wait(3600)
+            assert scope.cancelled_caught
+            with aevent.native():
+                thread.join()
+
+    code(body)
+
+
+def test_an_os_thread_may_move_a_deadline_away(code: Code, wait: Callable[[float], None]) -> None:
+    def body() -> None:
+        with aevent.move_on_after(0.02) as scope:
+
+            def move() -> None:
+                scope.deadline = math.inf
+
+            thread = in_os_thread(move)
+            with aevent.native():
+                thread.join()
+            wait(0.03)
+        assert not scope.cancel_called
+
+    code(body)
+
+
+def test_a_group_may_be_cancelled_but_not_used_by_an_os_thread(run: Run) -> None:
+    errors: list[str] = []
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+
+            def use() -> None:
+                for fn in (time.sleep, aevent.sleep):
+                    with pytest.raises(RuntimeError) as caught:
+                        group.spawn(fn, 0)
+                    errors.append(str(caught.value))
+                group.cancel_scope.cancel()
+
+            thread = in_os_thread(use)
+            await aevent.sleep_forever()
+        with aevent.native():
+            thread.join()
+
+    run(main)
+    assert len(errors) == 2
+    assert all("belongs to the OS thread in which it was entered" in error for error in errors)
+
+
 def test_current_effective_deadline_is_the_nearest_that_is_not_shielded(code: Code) -> None:
     now = aevent.current_time()
 
@@ -471,6 +548,21 @@ def test_the_deadline_of_a_child_scope_can_be_set_from_outside(run: Run) -> None
 
     run(main)
     assert sorted(log) == ["async", "sync"]
+
+
+def test_the_scope_of_a_child_tells_what_became_of_it(run: Run, settle: Settle) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            cancelled = [group.spawn(fn, 3600) for fn in (time.sleep, aevent.sleep)]
+            ended = [group.spawn(fn, 0) for fn in (time.sleep, aevent.sleep)]
+            await settle()
+            for scope in cancelled + ended:
+                scope.cancel()
+            await settle()
+            assert [scope.cancelled_caught for scope in cancelled] == [True, True]
+            assert [scope.cancelled_caught for scope in ended] == [False, False]
+
+    run(main)
 
 
 def test_async_waits_are_checkpoints_even_if_they_need_not_wait(run: Run) -> None:

@@ -353,3 +353,31 @@ aevent.run(main)
 print("ended")
 """
     assert fresh_ok(source) == "ended\n"
+
+
+@pytest.mark.parametrize("host", ["asyncio", "trio"])
+def test_an_os_thread_that_uses_a_scope_while_the_interpreter_ends_does_no_harm(
+    fresh_ok: Fresh, host: str
+) -> None:
+    """Before 3.14 the interpreter ends a thread that wants it then, by unwinding its stack."""
+    source = f"""
+import aevent
+aevent.setup({host!r})
+import threading, time
+
+ended = threading.Event()
+
+def use(scope):
+    ended.wait()
+    while True:
+        scope.shield = not scope.shield
+
+async def main():
+    with aevent.CancelScope() as scope, aevent.native():
+        threading.Thread(target=use, args=(scope,), daemon=True).start()
+
+aevent.run(main)
+ended.set()
+time.sleep(0.02)
+"""
+    fresh_ok(source)

@@ -11,6 +11,7 @@ from anyio import TaskHandle
 from anyio.abc._tasks import call_for_coroutine, get_callable_name, get_coro_name
 
 from ... import _core
+from ..._exceptions import split_cancelled
 from . import tasks
 
 
@@ -140,7 +141,9 @@ class _Starting(anyio.abc.TaskStatus[Any]):
             scope.cancel()
             with _core.CancelScope(shield=True):
                 await self._ended._wait()
-            if self._error is not None and not isinstance(self._error, _core.Cancelled):
+            if self._error is not None:
+                self._error = split_cancelled(self._error, _core.Cancelled)[1]
+            if self._error is not None:
                 raise self._take_error() from None
             raise
         if self._started:

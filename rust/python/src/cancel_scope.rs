@@ -11,8 +11,10 @@ use aevent_runtime::timers::TimerKey;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::awaitable;
+use crate::ended_thread;
 use crate::run_loop;
 use crate::task::{Kind, SchedulerRef, ScopeRef, TaskRef, state};
 use crate::wait;
@@ -111,6 +113,15 @@ impl CancelScope {
         Self(UnsafeCell::new(Inner::new(Stage::New)))
     }
 
+    /// Whether it is left: nobody but the task itself knows when that of a child is.
+    fn stage(&self) -> Stage {
+        let inner = self.inner();
+        if inner.entered.is_none() && inner.node.as_ref().is_some_and(ScopeRef::is_closed) {
+            return Stage::Exited;
+        }
+        inner.stage
+    }
+
     /// The node in the cancel tree, if it is a scope of ours and entered.
     pub fn node(&self) -> Option<ScopeRef> {
         self.inner().node.clone()
@@ -126,20 +137,30 @@ impl CancelScope {
         let (Some(node), Some(scheduler)) = (inner.node.clone(), inner.scheduler.clone()) else {
             return;
         };
-        if let Some(timer) = inner.timer.take() {
+        let is_mine = scheduler.is_mine();
+        // Timers are the owner's. Where that is another thread, the former one finds out by itself
+        // that it is none any more.
+        if is_mine && let Some(timer) = inner.timer.take() {
             scheduler.forget_deadline(timer);
         }
         let deadline = inner.deadline;
         node.set_deadline(deadline);
-        if inner.stage != Stage::Active || deadline == NEVER {
+        if self.stage() != Stage::Active || deadline == NEVER {
             return;
         }
         if deadline <= clock::now() {
             wake(&node);
-        } else {
+        } else if is_mine {
             self.inner().timer = Some(scheduler.cancel_at(deadline, node));
+        } else {
+            scheduler.cancel_at_elsewhere(deadline, node);
         }
     }
+}
+
+/// Any OS thread may be here, and lets go of the interpreter when it wakes the host's.
+fn call_host<'py>(host: &Bound<'py, PyAny>, name: &str, args: Bound<'py, PyTuple>) -> PyResult<()> {
+    ended_thread::call_method(host, name, &args).map(drop)
 }
 
 #[cold]
@@ -215,7 +236,7 @@ impl CancelScope {
         if let Some(node) = self.node() {
             wake(&node);
         } else if let Some(host) = self.host(py) {
-            host.call_method0(py, "cancel")?;
+            call_host(host.bind(py), "cancel", PyTuple::empty(py))?;
         }
         Ok(())
     }
@@ -232,10 +253,9 @@ impl CancelScope {
         if node.as_ref().is_some_and(ScopeRef::cancel_called) {
             return Ok(true);
         }
+        let is_left = self.stage() == Stage::Exited;
         let inner = self.inner();
-        let is_over = inner.stage != Stage::Exited
-            && inner.deadline != NEVER
-            && inner.deadline <= clock::now();
+        let is_over = !is_left && inner.deadline != NEVER && inner.deadline <= clock::now();
         if is_over {
             // Nobody has looked at the clock yet; now we have.
             inner.cancel_called = true;
@@ -256,7 +276,10 @@ impl CancelScope {
     fn cancelled_caught(&self, py: Python<'_>) -> PyResult<bool> {
         match self.host(py) {
             Some(host) => host.getattr(py, "cancelled_caught")?.extract(py),
-            None => Ok(self.inner().cancelled_caught),
+            None => {
+                let of_child = self.node().is_some_and(|node| node.caught());
+                Ok(of_child || self.inner().cancelled_caught)
+            }
         }
     }
 
@@ -283,7 +306,11 @@ impl CancelScope {
         let nanos = to_nanos(deadline)?;
         self.inner().deadline = nanos;
         if let Some(host) = self.host(py) {
-            host.call_method1(py, "set_deadline", (deadline,))?;
+            call_host(
+                host.bind(py),
+                "set_deadline",
+                (deadline,).into_pyobject(py)?,
+            )?;
         }
         self.set_timer();
         Ok(())
@@ -333,7 +360,7 @@ impl CancelScope {
                 task.unpark_owned();
             }
         } else if let Some(host) = self.host(py) {
-            host.call_method1(py, "set_shield", (shield,))?;
+            call_host(host.bind(py), "set_shield", (shield,).into_pyobject(py)?)?;
         }
         Ok(())
     }
@@ -372,7 +399,7 @@ impl CancelScope {
                     .bind(py)
                     .is_truthy()?
             }
-            None => self.exit_ours(py, &error)?,
+            None => self.exit_ours(&error)?,
         };
         // Only a deadline of its own is a timeout; somebody's cancel() is none, nor is what a scope
         // further out has caused. The time is not asked: a host's clock may run a little ahead.
@@ -404,7 +431,7 @@ impl CancelScope {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let stage = match self.inner().stage {
+        let stage = match self.stage() {
             Stage::New => "unbound",
             Stage::Active => "active",
             Stage::Exited => "exited",

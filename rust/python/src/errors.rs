@@ -94,6 +94,39 @@ pub fn group_type(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     Ok(group.bind(py))
 }
 
+/// See [`split`].
+pub type Parts<'py> = (Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
+
+/// What of an exception is a cancellation, and what is left of it without: either may be nothing. An
+/// exception group may hold both, and more than one cancellation, of which the first is given.
+///
+/// For a group this runs Python code. One whose class cannot split it stays whole.
+pub fn split<'py>(error: &Bound<'py, PyAny>) -> Parts<'py> {
+    if error.is_instance_of::<Cancelled>() {
+        return (Some(error.clone()), None);
+    }
+    split_group(error).unwrap_or_else(|_| (None, Some(error.clone())))
+}
+
+#[cold]
+fn split_group<'py>(error: &Bound<'py, PyAny>) -> PyResult<Parts<'py>> {
+    let py = error.py();
+    let group_type = group_type(py)?;
+    if !error.is_instance(group_type)? {
+        return Ok((None, Some(error.clone())));
+    }
+    let (mut cancelled, rest): (Bound<'py, PyAny>, Bound<'py, PyAny>) = error
+        .call_method1("split", (py.get_type::<Cancelled>(),))?
+        .extract()?;
+    while cancelled.is_instance(group_type)? {
+        cancelled = cancelled.getattr("exceptions")?.get_item(0)?;
+    }
+    Ok((
+        (!cancelled.is_none()).then_some(cancelled),
+        (!rest.is_none()).then_some(rest),
+    ))
+}
+
 /// The exception of a cancelled task.
 #[cold]
 pub fn cancelled() -> PyErr {

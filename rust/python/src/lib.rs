@@ -16,6 +16,7 @@ mod coroutine;
 mod data_stack;
 mod docs;
 mod driving;
+mod ended_thread;
 mod errors;
 mod event;
 mod file;

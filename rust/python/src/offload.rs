@@ -13,9 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::bridge;
+use crate::ended_thread;
 use crate::finish;
 use crate::run_loop;
-use crate::stack::Object;
 use crate::wait;
 
 /// Drops its content attached to the interpreter, wherever that happens; leaks it when there is no
@@ -62,7 +62,7 @@ impl Call {
                 return Err(PyErr::fetch(py));
             }
             let pools = replace_signal_mask(&self.signals);
-            let result = call(self.function.as_ptr(), self.args.as_ptr(), kwargs);
+            let result = ended_thread::call(self.function.as_ptr(), self.args.as_ptr(), kwargs);
             replace_signal_mask(&pools);
             // First, since leaving the context is not to be done with an exception set.
             let result = Bound::from_owned_ptr_or_err(py, result).map(Bound::unbind);
@@ -93,35 +93,6 @@ fn signal_mask() -> libc::sigset_t {
         libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask);
         mask
     }
-}
-
-/// Calls Python from a thread that the interpreter may end under us: before 3.14 it does so to
-/// whoever asks for its lock while it finalises, by `pthread_exit`, whose unwinding must not reach
-/// the frames of the pool. The thread hangs instead, as it does from 3.14 on.
-///
-/// # Safety
-/// `function` is a valid object, `args` a tuple, `kwargs` a dictionary or null; attached.
-unsafe fn call(function: Object, args: Object, kwargs: Object) -> Object {
-    type Call = unsafe extern "C-unwind" fn(Object, Object, Object) -> Object;
-    type Plain = unsafe extern "C" fn(Object, Object, Object) -> Object;
-    let plain: Plain = ffi::PyObject_Call;
-    // Not by its name: the compiler takes from pyo3's declaration that it does not unwind, even
-    // where another declaration says that it does, and leaves out what is to be dropped.
-    // SAFETY: the ABI is the same but for that.
-    let unwinding = std::hint::black_box(unsafe { std::mem::transmute::<Plain, Call>(plain) });
-    struct Hang;
-    impl Drop for Hang {
-        fn drop(&mut self) {
-            loop {
-                std::thread::park();
-            }
-        }
-    }
-    let hang = Hang;
-    // SAFETY: the caller's promise.
-    let result = unsafe { unwinding(function, args, kwargs) };
-    std::mem::forget(hang);
-    result
 }
 
 /// Takes back that `threading` has noticed this thread, in case the function asked it for its

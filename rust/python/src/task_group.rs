@@ -76,6 +76,22 @@ impl TaskGroup {
         self.inner().children.clone().ok_or_else(not_entered)
     }
 
+    /// An error unless the caller is in the OS thread in which it was entered.
+    fn check_thread(&self) -> PyResult<()> {
+        let inner = self.inner();
+        if inner
+            .scheduler
+            .as_ref()
+            .is_some_and(|scheduler| !scheduler.is_mine())
+        {
+            return Err(PyRuntimeError::new_err(
+                "a TaskGroup belongs to the OS thread in which it was entered: another thread \
+                 cannot start tasks in it. Call aevent.from_thread.run_sync(group.spawn, fn) there.",
+            ));
+        }
+        Ok(())
+    }
+
     fn begin(&self) -> PyResult<()> {
         if self.inner().stage != Stage::New {
             return Err(PyRuntimeError::new_err(
@@ -108,6 +124,7 @@ impl TaskGroup {
         let coroutine = group.call_method0(py, "enter")?;
         let inner = slf.get().inner();
         inner.host = Some(group);
+        inner.scheduler = run_loop::existing().map(|event_loop| event_loop.scheduler.clone());
         inner.stage = Stage::Active;
         Ok(coroutine.into_bound(py))
     }
@@ -119,16 +136,8 @@ impl TaskGroup {
         name: Option<Py<PyAny>>,
     ) -> PyResult<TaskRef> {
         let py = function.py();
-        let inner = self.inner();
-        let (Some(children), Some(scheduler)) = (inner.children.clone(), &inner.scheduler) else {
-            return Err(not_entered());
-        };
-        if !scheduler.is_mine() {
-            return Err(PyRuntimeError::new_err(
-                "a TaskGroup belongs to the OS thread in which it was entered: another thread \
-                 cannot start tasks in it",
-            ));
-        }
+        let children = self.children()?;
+        self.check_thread()?;
         children.check_open()?;
         let is_async = match makes_coroutine(function)? {
             Some(known) => known,
@@ -259,6 +268,7 @@ impl TaskGroup {
         name: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         if let Some(host) = self.host(py) {
+            self.check_thread()?;
             return host.call_method1(py, "spawn", (function, args, name));
         }
         let task = self.start_child(function, args, name)?;
@@ -295,6 +305,7 @@ impl TaskGroup {
         name: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         if let Some(host) = self.host(py) {
+            self.check_thread()?;
             host.call_method1(py, "spawn", (function, args, name))?;
         } else {
             self.start_child(function, args, name)?;

@@ -25,7 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::clock::{Instant, NEVER};
-use links::{CANCEL_CALLED, CLOSED, EFFECTIVELY_CANCELLED, INHERITED, NONE, Node, SHIELD, Tree};
+use links::{
+    CANCEL_CALLED, CAUGHT, CLOSED, EFFECTIVELY_CANCELLED, INHERITED, NONE, Node, SHIELD, Tree,
+};
 use walk::Walk;
 
 pub use woken::Woken;
@@ -321,6 +323,17 @@ impl<W> Scope<W> {
     #[inline]
     pub fn parent_is_cancelled(&self) -> bool {
         self.0.flags() & INHERITED != 0
+    }
+
+    /// Notes that the scope has absorbed a cancellation. For people, and whoever asks later.
+    pub fn note_caught(&self) {
+        let _links = self.0.tree.lock();
+        self.0.set(CAUGHT, true);
+    }
+
+    /// Whether [`note_caught`](Self::note_caught) was called.
+    pub fn caught(&self) -> bool {
+        self.0.flags() & CAUGHT != 0
     }
 
     /// Whether the shield is up.

@@ -31,6 +31,8 @@ enum Letter<X: Send + Sync + 'static> {
     Unparked(Arc<Task<X>>),
     /// A descriptor was closed elsewhere.
     Closing(RawFd),
+    /// The deadline of a scope was set elsewhere.
+    Deadline(u64, Scope<Arc<Task<X>>>),
 }
 
 /// How time passes while nobody is ready.
@@ -58,8 +60,8 @@ const READS_PER_TURN: u32 = 12;
 
 /// The scheduler of one OS thread.
 ///
-/// Only [`Scheduler::enqueue`], [`Scheduler::notify`], [`Scheduler::looked`] and [`Scheduler::closing_elsewhere`] may be
-/// called from other threads.
+/// Only [`Scheduler::enqueue`], [`Scheduler::notify`], [`Scheduler::looked`], [`Scheduler::closing_elsewhere`] and
+/// [`Scheduler::cancel_at_elsewhere`] may be called from other threads.
 pub struct Scheduler<X: Send + Sync + 'static> {
     owner: usize,
     inbox: Inbox<Letter<X>>,
@@ -426,6 +428,9 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             match letter {
                 Letter::Unparked(task) => self.queue().push_ready(task),
                 Letter::Closing(fd) => self.reactor().closing(fd, Task::unpark_owned),
+                Letter::Deadline(deadline, scope) => {
+                    self.cancel_at(deadline, scope);
+                }
             }
         }
     }
@@ -438,11 +443,13 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         while let Some(due) = self.timers().pop_expired(now) {
             match due {
                 Due::Unpark(task) => task.unpark_due(),
-                Due::Cancel(scope) => {
+                // If not, its deadline was moved by another thread, which cannot take the timer back.
+                Due::Cancel(scope) if scope.deadline() <= now && !scope.is_closed() => {
                     for task in scope.cancel() {
                         task.unpark_due();
                     }
                 }
+                Due::Cancel(_) => {}
             }
         }
     }
@@ -466,6 +473,12 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     pub fn cancel_at(&self, deadline: u64, scope: Scope<Arc<Task<X>>>) -> TimerKey {
         self.arm_if_host_waits(deadline);
         self.timers().insert(deadline, Due::Cancel(scope))
+    }
+
+    /// Like [`Scheduler::cancel_at`], from another thread. The deadline is to be the scope's own, and
+    /// the timer does nothing if that has changed when it is due.
+    pub fn cancel_at_elsewhere(&self, deadline: u64, scope: Scope<Arc<Task<X>>>) {
+        self.inbox.send(Letter::Deadline(deadline, scope));
     }
 
     /// A deadline that is set while the host has the thread: it would not know of it. One that has

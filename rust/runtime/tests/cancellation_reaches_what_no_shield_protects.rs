@@ -371,3 +371,13 @@ fn a_walk_over_scopes_that_end_meanwhile_is_harmless() {
         assert!(root.is_cancelled());
     }
 }
+
+#[test]
+fn that_a_scope_has_caught_something_is_known_after_it_is_left() {
+    let scope = enter(&Scope::root(), false, "in it");
+    assert!(!scope.caught());
+    let _ = scope.cancel();
+    scope.note_caught();
+    let _ = scope.close();
+    assert!(scope.caught() && scope.cancel_called() && scope.is_closed());
+}

@@ -6,6 +6,8 @@
 
 mod support;
 
+use std::thread;
+
 use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::{self, NEVER};
 use aevent_runtime::scheduler::Scheduler;
@@ -112,4 +114,24 @@ fn a_forgotten_deadline_cancels_nothing() {
     scheduler.look().unwrap();
     assert!(!scope.is_cancelled());
     assert!(task.is_parked());
+}
+
+#[test]
+fn a_deadline_that_was_moved_elsewhere_counts_when_it_is_now() {
+    let scheduler = Scheduler::new().unwrap();
+    let scope = Scope::child(
+        &Scope::root(),
+        NEVER,
+        false,
+        Some(parked(&scheduler, "in it")),
+    );
+    for (deadline, is_cancelled) in [(NEVER, false), (2, true)] {
+        scope.set_deadline(deadline);
+        thread::scope(|threads| {
+            threads.spawn(|| scheduler.cancel_at_elsewhere(1, scope.clone()));
+        });
+        assert!(!scope.is_cancelled());
+        scheduler.look().unwrap();
+        assert_eq!(scope.is_cancelled(), is_cancelled);
+    }
 }

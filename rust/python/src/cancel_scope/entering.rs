@@ -7,7 +7,6 @@ use aevent_runtime::cancel_tree::Scope;
 use aevent_runtime::clock::NEVER;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::deadline::to_seconds;
 use super::{CancelScope, Stage, wake};
@@ -47,7 +46,7 @@ impl CancelScope {
 
     /// Leaves it with `error`, which may be None. Whether the error is absorbed; or another error
     /// that takes its place.
-    pub fn exit_ours(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+    pub fn exit_ours(&self, error: &Bound<'_, PyAny>) -> PyResult<bool> {
         let Some((task, outer)) = self.inner().entered.take() else {
             return Err(PyRuntimeError::new_err(
                 "this CancelScope is left but was not entered",
@@ -91,27 +90,21 @@ impl CancelScope {
             self.inner().cancelled_caught = true;
             return Ok(true);
         }
-        self.absorb_from_group(py, error)
+        self.absorb_from_group(error)
     }
 
     /// Takes what it has caused out of an exception group, and has the rest raised.
     #[cold]
-    fn absorb_from_group(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<bool> {
-        if !error.is_instance(errors::group_type(py)?)? {
-            return Ok(false);
-        }
-        let parts = error
-            .call_method1("split", (py.get_type::<Cancelled>(),))?
-            .cast_into::<PyTuple>()?;
-        if parts.get_item(0)?.is_none() {
+    fn absorb_from_group(&self, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (cancelled, rest) = errors::split(error);
+        if cancelled.is_none() {
             return Ok(false);
         }
         self.inner().cancelled_caught = true;
-        let rest = parts.get_item(1)?;
-        if rest.is_none() {
-            return Ok(true);
+        match rest {
+            Some(rest) => Err(PyErr::from_value(rest)),
+            None => Ok(true),
         }
-        Err(PyErr::from_value(rest))
     }
 
     /// Opens a scope of the host's in its running task, which is `task` if that has a portal.

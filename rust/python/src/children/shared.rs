@@ -12,7 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::ChildrenRef;
-use crate::errors::Cancelled;
+use crate::errors;
 use crate::finish;
 use crate::forest;
 use crate::task::{ScopeRef, TaskRef};
@@ -104,17 +104,23 @@ impl Shared {
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
-                if !error.is_instance_of::<Cancelled>(py) {
-                    self.fail(error);
-                } else if !scope.is_some_and(absorbs) {
-                    // It passes through the group to the scope that has caused it. Raised for no
-                    // scope at all, it ends the group, which then absorbs it.
-                    let first = self.inner().cancelled.is_none();
-                    if first {
-                        self.inner().cancelled = Some(error);
+                let (cancelled, rest) = errors::split(error.value(py).as_any());
+                if let Some(rest) = rest {
+                    self.fail(PyErr::from_value(rest));
+                }
+                match (cancelled, scope) {
+                    (None, _) => {}
+                    (Some(_), Some(scope)) if absorbs(scope) => scope.note_caught(),
+                    (Some(error), _) => {
+                        // It passes through the group to the scope that has caused it. Raised for no
+                        // scope at all, it ends the group, which then absorbs it.
+                        let first = self.inner().cancelled.is_none();
+                        if first {
+                            self.inner().cancelled = Some(PyErr::from_value(error));
+                        }
+                        self.cancel();
+                        self.changed.notify_all();
                     }
-                    self.cancel();
-                    self.changed.notify_all();
                 }
             }
         } else {

@@ -10,7 +10,7 @@ use pyo3::types::PyList;
 
 use super::{Stage, TaskGroup, not_entered};
 use crate::children::ChildrenRef;
-use crate::errors::{self, Cancelled};
+use crate::errors;
 use crate::run_loop;
 use crate::task::state;
 use crate::wait;
@@ -37,10 +37,15 @@ impl TaskGroup {
     pub(super) fn end_body(&self, error: &Bound<'_, PyAny>) -> PyResult<ChildrenRef> {
         let children = self.children()?;
         self.inner().stage = Stage::Left;
-        if error.is_instance_of::<Cancelled>() {
+        if error.is_none() {
+            return Ok(children);
+        }
+        let (cancelled, rest) = errors::split(error);
+        if cancelled.is_some() {
             children.cancel();
-        } else if !error.is_none() {
-            children.fail(PyErr::from_value(error.clone()));
+        }
+        if let Some(rest) = rest {
+            children.fail(PyErr::from_value(rest));
         }
         Ok(children)
     }
@@ -63,16 +68,15 @@ impl TaskGroup {
         let of_child = children.take_cancelled();
         let scope = self.inner().scope.as_ref().map(|scope| scope.clone_ref(py));
         let scope = scope.ok_or_else(not_entered)?;
-        let of_body = body.is_instance_of::<Cancelled>();
-        let cancelled = match (of_body, of_child) {
-            (true, _) => Some(body.clone()),
-            (false, Some(error)) => Some(error.into_value(py).into_bound(py).into_any()),
-            (false, None) => None,
+        let of_body = match body.is_none() {
+            true => None,
+            false => errors::split(body).0,
         };
+        let is_body = of_body.as_ref().is_some_and(|error| error.is(body));
+        let cancelled = of_body
+            .or_else(|| of_child.map(|error| error.into_value(py).into_bound(py).into_any()));
         let none = py.None().into_bound(py);
-        let absorbed = scope
-            .get()
-            .exit_ours(py, cancelled.as_ref().unwrap_or(&none))?;
+        let absorbed = scope.get().exit_ours(cancelled.as_ref().unwrap_or(&none))?;
         if !errors.is_empty() {
             // What went wrong counts more than that it was cancelled meanwhile: a cancellation is
             // found again at the next wait.
@@ -85,7 +89,7 @@ impl TaskGroup {
             return Err(group);
         }
         match cancelled {
-            Some(error) if !absorbed && !of_body => Err(PyErr::from_value(error)),
+            Some(error) if !absorbed && !is_body => Err(PyErr::from_value(error)),
             Some(_) => Ok(absorbed),
             None => Ok(true),
         }

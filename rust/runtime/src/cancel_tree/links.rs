@@ -11,8 +11,10 @@ pub(super) const CANCEL_CALLED: u8 = 1;
 pub(super) const INHERITED: u8 = 2;
 /// Cancellation of the parent stays outside.
 pub(super) const SHIELD: u8 = 4;
-/// `Scope::close` was called. The other bits but `CANCEL_CALLED` do not change any more.
+/// `Scope::close` was called. The other bits but `CANCEL_CALLED` and `CAUGHT` do not change any more.
 pub(super) const CLOSED: u8 = 8;
+/// `Scope::note_caught` was called.
+pub(super) const CAUGHT: u8 = 16;
 
 pub(super) const EFFECTIVELY_CANCELLED: u8 = CANCEL_CALLED | INHERITED;
 
