@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ FAST = {
     "trio": ("thread_cache", "signals", "threads"),
     "anyio": ("test_from_thread.py", "test_to_thread.py", "test_pytest_plugin.py"),
 }
+
+
+#: Of a test that is as it should be.
+WELL = {"passed", "skipped"}
 
 
 def pip(*arguments: str) -> None:
@@ -97,21 +102,31 @@ def anyio_tests() -> Path:
     return folder
 
 
-def targets(suite: str, fast: bool) -> tuple[list[str], Path]:
-    """What pytest is to run, and the folder that the tests' names are relative to."""
+def parts(suite: str, fast: bool) -> tuple[dict[str, list[str]], Path]:
+    """What pytest is to run, a process each, and the folder that the tests' names are relative to.
+
+    What hangs costs the part that it is in. And asyncio's tests have all garbage collected again
+    and again, which costs the more the more there is.
+    """
     if suite == "asyncio":
         names = [name for name in ASYNCIO if not fast or name in FAST[suite]]
         modules, folder = existing("test.test_asyncio.test_", names)
-        return ["--pyargs", *modules], folder
+        if fast:
+            return {"all": ["--pyargs", *modules]}, folder
+        return {module.rpartition("_")[2]: ["--pyargs", module] for module in modules}, folder
     if suite == "trio":
         inner = [name for name in TRIO if not fast or name in FAST[suite]]
         outer = [name for name in TRIO_OUTER if not fast or name in FAST[suite]]
         core, _ = existing("trio._core._tests.test_", inner)
         modules, folder = existing("trio._tests.test_", outer)
-        plugin = "trio._tests.pytest_plugin"
-        return ["-p", plugin, "--pyargs", *core, *modules], folder.parent
+        plugin = ["-p", "trio._tests.pytest_plugin", "--pyargs"]
+        found = {"core": [*plugin, *core], "rest": [*plugin, *modules]}
+        return {name: each for name, each in found.items() if each != plugin}, folder.parent
     folder = anyio_tests()
-    return [f"tests/{name}" for name in FAST[suite]] if fast else ["tests"], folder
+    if fast:
+        return {"all": [f"tests/{name}" for name in FAST[suite]]}, folder
+    files = [path.relative_to(folder) for path in sorted(folder.glob("tests/**/test_*.py"))]
+    return {"-".join(path.with_suffix("").parts[1:]): [str(path)] for path in files}, folder
 
 
 def existing(prefix: str, names: list[str]) -> tuple[list[str], Path]:
@@ -127,45 +142,74 @@ def existing(prefix: str, names: list[str]) -> tuple[list[str], Path]:
     return found, folder
 
 
-def outcomes(suite: str, backend: str | None, fast: bool, timeout: float) -> dict[str, str]:
-    """Test to "passed", "failed" or "skipped"; of all that were reached."""
-    arguments, folder = targets(suite, fast)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    report = BUILD / f"{suite}-{backend or 'plain'}.xml"
-    report.unlink(missing_ok=True)
-    path = os.pathsep.join([str(HERE), str(ROOT), str(BUILD / "site")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    environment.pop("AEVENT_BACKEND", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}"]
-    if not fast:
-        # A test that hangs must not cost the others; the few of `make test` do without the plugin.
-        fetch()
-        command += ["--timeout=60"]
-    if suite == "anyio":
-        command += ["-m", "not network"]
-    else:
-        # Warnings are the suites' own business.
-        (BUILD / "empty.ini").write_text("[pytest]\nfaulthandler_timeout = 60\n")
-        command += ["-c", str(BUILD / "empty.ini"), "--rootdir", str(folder)]
-    if backend is not None:
-        environment["AEVENT_SUITE_BACKEND"] = backend
-        command += ["-p", "patched"]
-    with (BUILD / f"{suite}-{backend or 'plain'}.log").open("w") as log:
-        try:
-            subprocess.run(
-                [*command, *arguments],
-                cwd=folder if suite == "anyio" else BUILD,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            print(f"{suite}, {backend or 'plain'}: not done after {timeout:.0f} s, see {log.name}")
-    if not report.exists():
-        raise SystemExit(f"{suite}, {backend or 'plain'}: no report, see {log.name}")
+class Suite:
+    """One suite on one backend, or plainly."""
+
+    def __init__(self, suite: str, backend: str | None, options: argparse.Namespace) -> None:
+        self.suite = suite
+        self.backend = backend
+        self.options = options
+        self.parts, self.folder = parts(suite, options.fast)
+        BUILD.mkdir(parents=True, exist_ok=True)
+        if not options.fast:
+            # A test that hangs must not cost the others. Those of `make test` do without.
+            fetch()
+
+    def outcomes(self) -> dict[str, str]:
+        """Test to "passed", "failed" or "skipped"; of all that were reached."""
+        found: dict[str, str] = {}
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            for part in pool.map(self._run, self.parts):
+                found.update(part)
+        return found
+
+    def _run(self, part: str) -> dict[str, str]:
+        label = f"{self.suite}-{self.backend or 'plain'}-{part}"
+        report = BUILD / f"{label}.xml"
+        report.unlink(missing_ok=True)
+        command, environment = self._command(report)
+        with (BUILD / f"{label}.log").open("w") as log:
+            try:
+                subprocess.run(
+                    [*command, *self.parts[part]],
+                    cwd=self.folder if self.suite == "anyio" else BUILD,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    timeout=self.options.timeout,
+                )
+            except subprocess.TimeoutExpired:
+                print(f"{label}: not done after {self.options.timeout:.0f} s, see {log.name}")
+        if not report.exists():
+            # Its tests are missing then.
+            print(f"{label}: no report, see {log.name}")
+            return {}
+        return read(report)
+
+    def _command(self, report: Path) -> tuple[list[str], dict[str, str]]:
+        path = os.pathsep.join([str(HERE), str(ROOT), str(BUILD / "site")])
+        environment = {**os.environ, "PYTHONPATH": path}
+        environment.pop("AEVENT_BACKEND", None)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += [f"--junitxml={report}"]
+        if not self.options.fast:
+            command += [f"--timeout={self.options.test_timeout:g}"]
+        if self.suite == "anyio":
+            command += ["-m", "not network"]
+        else:
+            # Warnings are the suites' own business.
+            ini = BUILD / f"{report.stem}.ini"
+            ini.write_text("[pytest]\nfaulthandler_timeout = 60\n")
+            command += ["-c", str(ini), "--rootdir", str(self.folder)]
+        if self.backend is not None:
+            environment["AEVENT_SUITE_BACKEND"] = self.backend
+            command += ["-p", "patched"]
+        return command, environment
+
+
+def read(report: Path) -> dict[str, str]:
+    """What became of each test."""
     found: dict[str, str] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
@@ -186,12 +230,13 @@ def expected(suite: str, backend: str) -> list[str]:
     return shared + list(entries.get(f"only-{backend}", {}))
 
 
-def check(suite: str, backends: list[str], fast: bool, timeout: float) -> bool:
-    results = {backend: outcomes(suite, backend, fast, timeout) for backend in backends}
+def check(suite: str, options: argparse.Namespace) -> bool:
+    backends = options.backend or ["native"]
+    results = {backend: Suite(suite, backend, options).outcomes() for backend in backends}
     plain: dict[str, str] = {}
     # Plain Python need not be asked about the few of `make test` as long as all is well.
-    if not fast or any("failed" in patched.values() for patched in results.values()):
-        plain = outcomes(suite, None, fast, timeout)
+    if not options.fast or any(set(each.values()) - WELL or not each for each in results.values()):
+        plain = Suite(suite, None, options).outcomes()
     passed = {name for name, outcome in plain.items() if outcome == "passed"}
     good = True
     for backend, patched in results.items():
@@ -221,12 +266,13 @@ def main() -> int:
     parser.add_argument("suites", nargs="*", default=["asyncio", "trio", "anyio"])
     parser.add_argument("--backend", action="append", choices=["native", "asyncio", "trio"])
     parser.add_argument("--fast", action="store_true", help="the part that `make test` runs")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds for a run of a suite")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="parts at a time (cores)"
+    )
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds for a part of a suite")
+    parser.add_argument("--test-timeout", type=float, default=60, help="seconds for a test")
     options = parser.parse_args()
-    results = [
-        check(suite, options.backend or ["native"], options.fast, options.timeout)
-        for suite in options.suites
-    ]
+    results = [check(suite, options) for suite in options.suites]
     return 0 if all(results) else 1
 
 

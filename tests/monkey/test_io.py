@@ -295,32 +295,34 @@ def test_a_terminal() -> None:
 PROGRAM = """
 import aevent, sys
 aevent.setup(sys.argv[1])
-import threading, time
+import os, threading, time
 def main():
-    ticks = 0
-    over = threading.Event()
     def beat():
-        nonlocal ticks
-        while not over.is_set():
+        while not os.path.exists(sys.argv[2]):
             time.sleep(0.001)
-            ticks += 1
-    threading.Thread(target=beat).start()
+        print("<ticking>", flush=True)
+    thread = threading.Thread(target=beat)
+    thread.start()
     print(repr(input("name? ")), flush=True)
     print(repr(sys.stdin.readline()), flush=True)
     print([line for line in sys.stdin], flush=True)
-    over.set()
-    print(ticks > 10)
+    thread.join()
+    print("over")
 aevent.run(main)
 """
 
 
 @pytest.mark.parametrize("backend", ["native", "asyncio", "trio"])
 @pytest.mark.parametrize("terminal", [False, True])
-def test_standard_input(backend: str, terminal: bool) -> None:
+def test_standard_input(backend: str, terminal: bool, tmp_path: Path) -> None:
     master, slave = pty.openpty()
     ends = (slave, slave) if terminal else (subprocess.PIPE, subprocess.PIPE)
+    asked = tmp_path / "asked"
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, backend], stdin=ends[0], stdout=ends[1], cwd=ROOT
+        [sys.executable, "-c", PROGRAM, backend, str(asked)],
+        stdin=ends[0],
+        stdout=ends[1],
+        cwd=ROOT,
     )
     with process:
         os.close(slave)
@@ -336,7 +338,8 @@ def test_standard_input(backend: str, terminal: bool) -> None:
                 text += data
 
         until(b"name? ")
-        threading.Event().wait(0.05)  # time for the program to tick
+        asked.touch()
+        until(b"<ticking>")  # while input() waits
         os.write(sink, b"me\n")
         until(b"'me'")
         os.write(sink, b"you\n")
@@ -346,7 +349,7 @@ def test_standard_input(backend: str, terminal: bool) -> None:
             os.write(sink, b"\x04")
         else:
             process.stdin.close()  # type: ignore[union-attr]
-        until(b"True")
+        until(b"over")
         assert b"['a\\n', 'b\\n']" in text
         assert process.wait(10) == 0
         if not terminal:
