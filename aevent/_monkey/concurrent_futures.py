@@ -34,12 +34,14 @@ def _end_workers(children: _core.Children) -> None:
     for executor in list(_executors):
         if executor._shutdown:
             continue
-        for thread in list(executor._threads):
-            task = patched_threading._task_of(thread)
-            if isinstance(task, _core.Task) and task in children:
-                executor.shutdown(wait=False)
-                _ending.append(executor)
-                break
+        tasks = [patched_threading._task_of(thread) for thread in list(executor._threads)]
+        workers = [task for task in tasks if isinstance(task, _core.Task) and task in children]
+        for worker in workers:
+            # Those of a pool that a daemon uses are daemons, but no program ends without them.
+            children.wait_for_daemon(worker)
+        if workers:
+            executor.shutdown(wait=False)
+            _ending.append(executor)
 
 
 def _revive(children: _core.Children, abandoned: bool) -> None:

@@ -6,6 +6,7 @@ descriptors may be, and asks again.
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
 import os
@@ -75,6 +76,14 @@ def _sequence(files: Iterable[Any]) -> Any:
     return files if isinstance(files, (list, tuple)) or not hasattr(files, "__iter__") else [*files]
 
 
+def _is_closed(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return True
+    return False
+
+
 def select_(
     rlist: Iterable[Any],
     wlist: Iterable[Any],
@@ -89,13 +98,24 @@ def select_(
     if timeout == 0:
         _core.checkpoint()
         return ready
+    if any(ready):
+        return ready
+    # A socket that is closed meanwhile has no number any more.
+    files = [[(_number(file), file) for file in it] for it in (rlist, wlist, xlist)]
+    reading, writing, urgent = ({number for number, _ in pairs} for pairs in files)
+    waits = [(fd, fd in reading, fd in writing) for fd in reading | writing | urgent]
     patience = Patience(timeout)
-    while not any(ready) and not patience.is_over():
-        reading, writing, urgent = ({_number(file) for file in it} for it in (rlist, wlist, xlist))
-        everything = reading | writing | urgent
-        patience.wait([(fd, fd in reading, fd in writing) for fd in everything], urgent)
-        ready = _select(rlist, wlist, xlist, 0)
-    return ready
+    numbers: tuple[Iterable[int], Iterable[int], Iterable[int]] = [], [], []
+    while not any(numbers) and not patience.is_over():
+        patience.wait(waits, urgent)
+        try:
+            numbers = _select(reading, writing, urgent, 0)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            closed = {fd for fd, _, _ in waits if _is_closed(fd)}
+            numbers = reading & closed, writing & closed, urgent & closed
+    return tuple([file for fd, file in pairs if fd in it] for pairs, it in zip(files, numbers))
 
 
 select_.__name__ = select_.__qualname__ = "select"

@@ -160,3 +160,35 @@ assert "async" in done
         "cannot schedule new futures after shutdown\n"
         "cannot schedule new futures after interpreter shutdown\n"
     )
+
+
+def test_the_workers_of_a_daemon_do_what_is_left(fresh_ok: Any, backend: str) -> None:
+    script = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+def daemon():
+    global pool
+    pool = ThreadPoolExecutor(2)
+    pool.submit(abs, -1).result()
+    pool.submit(lambda: (time.sleep(0.01), print("done")))
+    threading.Event().wait()
+
+def main():
+    thread = threading.Thread(target=daemon, daemon=True)
+    thread.start()
+    thread.join(0.001)
+
+{run}
+"""
+    assert fresh_ok(script.replace("{run}", "aevent.run(main)"), backend) == "done\n"
+    script = f"""
+import subprocess, sys
+program = {script.replace("{run}", "main()")!r}
+command = [sys.executable, "-m", "aevent", "-b", sys.argv[1], "-c", program, sys.argv[1]]
+sys.exit(subprocess.run(command).returncode)
+"""
+    assert fresh_ok(script, backend) == "done\n"

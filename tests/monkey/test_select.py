@@ -145,6 +145,15 @@ def test_closed_descriptors() -> None:
         select.select([sock], [], [])
 
 
+def test_select_finds_ready_what_is_closed_meanwhile() -> None:
+    """What happens is up to the system. On Linux nothing does, and the thread waits for good."""
+    with pipe() as (reader, _), socket.create_server(("127.0.0.1", 0)) as server:
+        later(os.close, reader)
+        assert select.select([server, reader], [], [reader], 5) == ([reader], [], [reader])
+        later(server.close)
+        assert select.select([server], [], [], 5) == ([server], [], [])
+
+
 def test_the_other_end_closes() -> None:
     for ready in WAYS:
         with pipe() as (reader, writer):

@@ -230,6 +230,14 @@ impl Children {
         }
     }
 
+    /// Waits for this daemon, too, as for a child that is none.
+    fn wait_for_daemon(&self, task: &Task) {
+        let state = state(&task.task);
+        if self.__contains__(task) && std::mem::replace(&mut state.daemon, false) {
+            self.shared.inner().daemons -= 1;
+        }
+    }
+
     /// How many children have not ended.
     #[getter]
     fn pending(&self) -> usize {
