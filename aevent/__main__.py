@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from . import _core, _run, run, setup
 from ._exceptions import AeventError
+from ._monkey import atexit as patched_atexit
 
 USAGE = """\
 usage: python -m aevent [--backend BACKEND] [--exclude MODULE]... PROGRAM [argument]...
@@ -249,6 +250,9 @@ def main() -> None:
         # While threads were waited for.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise
+    finally:
+        if "atexit" not in options.exclude:
+            patched_atexit.run_all_in_task()
     if _outcome is not None:
         _excepthook, sys.excepthook = sys.excepthook, _silently
         raise _outcome

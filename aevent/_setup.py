@@ -77,10 +77,10 @@ def setup(
     task and its stack, as a warning of the logger "aevent.blocking"; see also `on_blocking`.
     Default `AEVENT_WARN_BLOCKING`; 0 is never.
 
-    Calling it again with the same backend is fine; with another it is an error, since patched code
-    is the same for all backends and `run(…, backend=…)` chooses one for a single call.
+    Calling it again with the same backend or none is fine; with another it is an error, since
+    patched code is the same for all backends and `run(…, backend=…)` chooses one for a single call.
     """
-    name = check_name(backend or os.environ.get("AEVENT_BACKEND") or "native")
+    name = check_name(backend or _run.default_backend())
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)
     known = (*MODULES, *integrations.MODULES, "anyio")
     unknown = [module for module in excluded if module not in known]

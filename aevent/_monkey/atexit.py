@@ -28,6 +28,9 @@ class _InTask:
 
         run(lambda: self.fn(*args, **kwargs), backend="native")
 
+    def __repr__(self) -> str:
+        return repr(self.fn)  # of one that raises, the interpreter says this
+
     def __eq__(self, other: object) -> bool:
         return self.fn == (other.fn if isinstance(other, _InTask) else other)
 
@@ -43,6 +46,21 @@ def register(func: F, /, *args: Any, **kwargs: Any) -> F:
         raise TypeError("the first argument must be callable")
     _register(_InTask(func), *args, **kwargs)
     return func
+
+
+def run_all_in_task() -> None:
+    """The program is over: what was registered outside of tasks, too, will run in one.
+
+    Its daemons go on meanwhile, as those of any process do. One may be in the middle of writing a
+    record, and `logging.shutdown` waits for the handler's lock.
+    """
+
+    def run_all() -> None:
+        atexit.unregister(run_all)
+        _InTask(atexit._run_exitfuncs)()
+
+    # The last that is registered runs first.
+    _register(run_all)
 
 
 def patch() -> None:

@@ -40,6 +40,8 @@ _views: dict[str, _core.ModuleView] = {}
 #: A replacement's identity to what the hosts get for it.
 _stands_for: dict[int, Any] = {}
 _mended: dict[str, ModuleType] = {}
+#: Modules whose code runs at the moment, perhaps in another OS thread: they are mended after it.
+_under_way: set[str] = set()
 
 
 def _collect() -> None:
@@ -103,8 +105,10 @@ def keep_originals() -> None:
     _collect()
     loaded: list[tuple[str, Any]] = list(sys.modules.items())
     for name, module in loaded:
+        if not belongs(name) or name in _under_way:
+            continue
         # Anything may stand there.
-        if belongs(name) and isinstance(module, ModuleType) and _mended.get(name) is not module:
+        if isinstance(module, ModuleType) and _mended.get(name) is not module:
             _mend(module)
     real_threads.prepare_loaded()
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -139,7 +143,11 @@ class _MendingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
-        self._loader.exec_module(module)
+        _under_way.add(module.__name__)
+        try:
+            self._loader.exec_module(module)
+        finally:
+            _under_way.discard(module.__name__)
         if belongs(module.__name__):
             _mend(module)
         else:

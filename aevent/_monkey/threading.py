@@ -159,6 +159,8 @@ def _main_over(thread: threading.Thread) -> _core.Event | None:
 
 
 def join_in_task(self: threading.Thread, timeout: float | None = None) -> None:
+    if not self._initialized:  # type: ignore[attr-defined]
+        raise RuntimeError("Thread.__init__() not called")
     over = _main_over(self)
     if over is not None:
         over.wait(None if timeout is None else max(timeout, 0))

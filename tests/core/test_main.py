@@ -74,6 +74,19 @@ def worker():
 threading.Thread(target=worker).start()
 raise ValueError
 """,
+    "leaves a daemon that writes a record": """
+import logging, sys, threading, time
+began = threading.Event()
+class Slow(logging.StreamHandler):
+    def emit(self, record):
+        began.set()
+        time.sleep(0.02)
+        super().emit(record)
+logging.getLogger().addHandler(Slow(sys.stdout))
+threading.Thread(target=logging.warning, args=("record",), daemon=True).start()
+began.wait()
+print("main ends", flush=True)
+""",
     "leaves daemons": """
 import threading, time, atexit
 def worker():

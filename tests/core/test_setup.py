@@ -44,6 +44,19 @@ except aevent.AeventError as error:
     assert "aevent.run(…, backend='asyncio')" in out
 
 
+def test_setup_again_without_a_backend_keeps_the_chosen_one(fresh_ok: Fresh) -> None:
+    out = fresh_ok(
+        """
+import aevent
+aevent.setup("asyncio")
+aevent.setup()
+print(aevent.run(lambda: aevent._core.get_host().name))
+""",
+        env={"AEVENT_BACKEND": "native"},
+    )
+    assert out == "asyncio\n"
+
+
 DRIVER = """
 import aevent
 {setup}

@@ -47,3 +47,15 @@ atexit.register(lambda: print("outside", aevent._core.in_task()))
         "decorated",
         "(1,) {'a': 2} True",
     ]
+
+
+def test_one_that_raises_is_named(fresh: Any, backend: str) -> None:
+    script = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import atexit
+aevent.run(atexit.register, divmod, 1, 0)
+"""
+    done = fresh(script, backend)
+    assert "in atexit callback <built-in function divmod>" in done.stderr.replace(":", "")

@@ -367,3 +367,35 @@ def test_asyncios_child_watchers(watcher: str, fresh_ok: Any, backend: str) -> N
         script = script.replace("with_host, with_anyio, synchronous)", "with_host, with_anyio)")
         script = script.replace("    await with_anyio()\n    synchronous()\n", "")
     fresh_ok(PREAMBLE.format(early="") + script, backend)
+
+
+def test_a_host_that_another_system_thread_is_importing(fresh_ok: Any, backend: str) -> None:
+    script = """
+import aevent
+aevent.setup("native")
+import sys, threading
+
+reached, go = threading.Event(), threading.Event()
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "asyncio.constants":  # which asyncio.base_events imports
+            reached.set()
+            go.wait()
+
+sys.meta_path.insert(0, Slow())
+
+def host():
+    import asyncio
+    asyncio.run(asyncio.sleep(0))
+
+thread = threading.Thread(target=host)
+thread.start()
+reached.wait()
+aevent.run(lambda: print("native"))
+go.set()
+thread.join()
+aevent.run(lambda: print(aevent._core.get_host().name), backend="asyncio")
+"""
+    if backend == "native":
+        assert fresh_ok(script) == "native\nasyncio\n"

@@ -127,6 +127,8 @@ def test_a_class_that_forgets_to_initialise_is_told() -> None:
 
     with pytest.raises(RuntimeError, match=re.escape("thread.__init__() not called")):
         Forgetful().start()
+    with pytest.raises(RuntimeError, match=re.escape("Thread.__init__() not called")):
+        Forgetful().join()
 
 
 def test_a_thread_cannot_join_itself() -> None:
