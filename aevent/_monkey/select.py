@@ -76,6 +76,10 @@ def _sequence(files: Iterable[Any]) -> Any:
     return files if isinstance(files, (list, tuple)) or not hasattr(files, "__iter__") else [*files]
 
 
+def _files(pairs: list[tuple[int, Any]], numbers: Iterable[int]) -> list[Any]:
+    return [file for number, file in pairs if number in numbers]
+
+
 def _is_closed(fd: int) -> bool:
     try:
         os.fstat(fd)
@@ -101,21 +105,24 @@ def select_(
     if any(ready):
         return ready
     # A socket that is closed meanwhile has no number any more.
-    files = [[(_number(file), file) for file in it] for it in (rlist, wlist, xlist)]
-    reading, writing, urgent = ({number for number, _ in pairs} for pairs in files)
+    rpairs, wpairs, xpairs = (
+        [(_number(file), file) for file in it] for it in (rlist, wlist, xlist)
+    )
+    reading, writing, urgent = ({fd for fd, _ in pairs} for pairs in (rpairs, wpairs, xpairs))
     waits = [(fd, fd in reading, fd in writing) for fd in reading | writing | urgent]
     patience = Patience(timeout)
-    numbers: tuple[Iterable[int], Iterable[int], Iterable[int]] = [], [], []
-    while not any(numbers) and not patience.is_over():
+    found: tuple[Iterable[int], Iterable[int], Iterable[int]] = (), (), ()
+    while not any(found) and not patience.is_over():
         patience.wait(waits, urgent)
         try:
-            numbers = _select(reading, writing, urgent, 0)
+            found = _select(reading, writing, urgent, 0)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
             closed = {fd for fd, _, _ in waits if _is_closed(fd)}
-            numbers = reading & closed, writing & closed, urgent & closed
-    return tuple([file for fd, file in pairs if fd in it] for pairs, it in zip(files, numbers))
+            found = reading & closed, writing & closed, urgent & closed
+    r, w, x = found
+    return _files(rpairs, r), _files(wpairs, w), _files(xpairs, x)
 
 
 select_.__name__ = select_.__qualname__ = "select"
