@@ -13,6 +13,7 @@
 mod after_fork;
 mod all_loops;
 mod driver;
+mod foresight;
 mod stack_loop;
 mod this_thread;
 
@@ -244,7 +245,10 @@ impl Loop {
             }
         }
         match self.scheduler.next() {
-            Some(task) => Next::Task(task),
+            Some(task) => {
+                self.foresee();
+                Next::Task(task)
+            }
             None => self.pick_when_idle(),
         }
     }
@@ -570,6 +574,7 @@ impl Loop {
             && !self.scheduler.is_look_due()
             && let Some(task) = self.scheduler.next()
         {
+            self.foresee();
             let state = state(&task);
             if state.is_frozen()
                 && !std::ptr::eq(Arc::as_ptr(&task), me)

@@ -4,12 +4,16 @@
 //! [`switch`] may be a borrow of scheduler state: everything may have changed when it returns, and
 //! the caller's own stack lay in the heap meanwhile.
 
+mod saved;
+
 use std::os::raw::c_void;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+
+pub use saved::{fetch, fetch_implementation, fetch_saved};
 
 /// A greenlet, or any Python object, by its address.
 pub type Object = *mut ffi::PyObject;
@@ -36,6 +40,10 @@ pub fn import(py: Python<'_>) -> PyResult<()> {
         return Err(PyErr::fetch(py));
     }
     TABLE.store(table.cast(), Ordering::Release);
+    if let Err(error) = saved::find(py) {
+        // Switches are slower then among many tasks, and otherwise the same.
+        drop(error);
+    }
     Ok(())
 }
 

@@ -104,31 +104,39 @@ unsafe impl Send for Payload {}
 unsafe impl Sync for Payload {}
 
 /// What is known about a task. Only with the interpreter attached.
+///
+/// In the order of its fields: those that each switch asks for come first, so that it touches two lines
+/// of the cache instead of six. Among 10,000 tasks each of them comes from memory.
+#[repr(C)]
 pub struct State {
     /// How it is resumed.
     pub kind: Kind,
+    /// Whether it counts as a thread of its own (`get_ident`, `threading.local`).
+    pub is_thread: bool,
+    /// Whether `_thread._count()` counts it: it was started as a thread by the program.
+    pub counted: bool,
+    /// Whether a runner waits for it.
+    pub daemon: bool,
+    /// How often `native()` was entered and not left.
+    pub native: u32,
     /// The greenlet that was running when the task parked; null while it runs, and for a coroutine
     /// that waits without a stack. Owned.
     pub frozen: Object,
+    /// The asyncio loop that it runs: see `running_loop`. Owned; null for most.
+    pub running_loop: Object,
+    /// The innermost cancel scope it is in; `None` for a host's task, which is in the host's.
+    pub scope: Option<ScopeRef>,
+    /// The task's `contextvars` context. Owned; null for a host's task, which brings its own.
+    pub context: Object,
+    /// An exception that its next park raises: KeyboardInterrupt for the main task.
+    pub interrupt: Option<PyErr>,
     /// A coroutine's stack, if its steps must go on where they began: it has made greenlets, which
     /// have that one for their parent. Null otherwise, and while it runs. Owned.
     pub stack: Object,
     /// What is still to do.
     pub entry: Entry,
-    /// The task's `contextvars` context. Owned; null for a host's task, which brings its own.
-    pub context: Object,
-    /// The innermost cancel scope it is in; `None` for a host's task, which is in the host's.
-    pub scope: Option<ScopeRef>,
-    /// How often `native()` was entered and not left.
-    pub native: u32,
-    /// Whether it counts as a thread of its own (`get_ident`, `threading.local`).
-    pub is_thread: bool,
     /// Its `threading.Thread` object, or what stands for it.
     pub thread: Option<Py<PyAny>>,
-    /// Whether `_thread._count()` counts it: it was started as a thread by the program.
-    pub counted: bool,
-    /// Whether a runner waits for it.
-    pub daemon: bool,
     /// The runner it belongs to, inherited by the threads it starts.
     pub home: Option<ChildrenRef>,
     /// How it ended, if somebody wants to know.
@@ -137,16 +145,12 @@ pub struct State {
     pub report: Report,
     /// Who waits for its end. Boxed: most tasks are never joined.
     pub finished: Option<Arc<WaitQueue>>,
-    /// An exception that its next park raises: KeyboardInterrupt for the main task.
-    pub interrupt: Option<PyErr>,
     /// A host's task: called when it is unparked. Taken by the call.
     pub resume: Option<Py<PyAny>>,
     /// A host's task: the portal around its coroutine.
     pub portal: Option<Py<crate::portal::Portal>>,
     /// A parked coroutine keeps itself alive: nobody else need know it.
     pub itself: Option<TaskRef>,
-    /// The asyncio loop that it runs: see `running_loop`. Owned; null for most.
-    pub running_loop: Object,
     /// The hooks for async generators that it has set. If there are any, `running_loop` is not null.
     pub generator_hooks: Option<Box<crate::running_loop::Hooks>>,
     /// Its dictionaries for `threading.local` objects, for removal at its end.

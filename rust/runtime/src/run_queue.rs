@@ -180,6 +180,16 @@ impl<T> RunQueue<T> {
         self.ready.pop_front()
     }
 
+    /// The task that is likely to run after `n` others. A guess: fresh ones may come between.
+    #[inline]
+    pub fn upcoming(&self, n: usize) -> Option<&T> {
+        if self.due.is_empty() {
+            self.ready.get(n)
+        } else {
+            self.due.get(n)
+        }
+    }
+
     /// How many tasks wait for their turn.
     pub fn len(&self) -> usize {
         self.first.len() + self.due.len() + self.ready.len() + self.fresh.len()

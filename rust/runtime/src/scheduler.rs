@@ -251,6 +251,13 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.queue().pop()
     }
 
+    /// The task that is likely to run after `n` others: a guess, for who fetches from memory what it
+    /// will need. It lives until the next one is taken or put in. Owner only.
+    #[inline(always)]
+    pub fn upcoming(&self, n: usize) -> Option<*const Task<X>> {
+        self.queue().upcoming(n).map(Arc::as_ptr)
+    }
+
     /// Whether a task is ready.
     #[inline]
     pub fn has_ready(&self) -> bool {

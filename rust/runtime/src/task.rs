@@ -38,6 +38,10 @@ const DONE: u8 = 4;
 /// A task of the scheduler it was made for; `X` is what the layer above keeps with it.
 ///
 /// Unparking is thread-safe; everything else is for the scheduler's own thread.
+///
+/// In the order of its fields: what is asked at each switch lies together, the beginning of `payload`
+/// included.
+#[repr(C)]
 pub struct Task<X: Send + Sync + 'static> {
     state: AtomicU8,
     /// The process it lives in; see [`fork`]. In a child, unparking a task of the parent's does
