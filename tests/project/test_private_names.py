@@ -120,6 +120,7 @@ PRIVATE = {
         "get_callable_name": ALWAYS,
         "get_coro_name": ALWAYS,
     },
+    "greenlet": {"greenlet._stack_saved": ALWAYS},
     "grpc._channel": {
         "_StreamUnaryMultiCallable._blocking": ALWAYS,
         "_UnaryUnaryMultiCallable._blocking": ALWAYS,

@@ -197,3 +197,15 @@ fn a_round_of_woken_ones_may_begin_out_of_turn() {
     assert_eq!(queue.pop(), Some("new 2"));
     assert!(queue.is_empty());
 }
+
+#[test]
+fn who_is_likely_to_come_is_told_without_being_taken() {
+    let mut queue = RunQueue::new();
+    queue.push_ready("first");
+    queue.push_ready("second");
+    assert_eq!(queue.upcoming(1), Some(&"second"));
+    assert_eq!(queue.upcoming(2), None);
+    queue.push_due("due");
+    assert_eq!(queue.upcoming(0), Some(&"due"));
+    assert_eq!(queue.len(), 3);
+}
