@@ -8,53 +8,15 @@ import pickle
 import queue
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import aevent
-from aevent import _core
+from tests.core.threads import start, wait_for
 
 CLASSES = (queue.Queue, queue.LifoQueue, queue.PriorityQueue)
-
-needs_shutdown = pytest.mark.skipif(
-    not hasattr(queue, "ShutDown"), reason="Queue.shutdown() came with Python 3.13"
-)
-
-
-def in_task(function: Callable[[], Any]) -> Any:
-    return aevent.run(function)
-
-
-def outside(function: Callable[[], Any]) -> Any:
-    return function()
-
-
-@pytest.fixture(params=[in_task, outside])
-def run(request: pytest.FixtureRequest) -> Any:
-    """Runs a function in a task, or in an OS thread that is in none."""
-    return request.param
-
-
-def start(*functions: Callable[[], Any]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=function) for function in functions]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Until the others are where the test wants them."""
-    for _ in range(10_000):
-        if condition():
-            return
-        if _core.in_task():
-            _core.checkpoint()
-        else:
-            threading.Event().wait(0.0005)  # nothing tells a real thread that others wait
-    raise AssertionError("it did not come about")
 
 
 def test_the_methods_are_ours() -> None:
@@ -73,7 +35,7 @@ def test_the_methods_are_ours() -> None:
         (queue.PriorityQueue, [1, 2, 3]),
     ],
 )
-def test_items_come_in_the_order_of_the_class(run: Any, kind: Any, order: list[int]) -> None:
+def test_items_come_in_the_order_of_the_class(anywhere: Any, kind: Any, order: list[int]) -> None:
     def main() -> None:
         items = kind()
         for item in (2, 3, 1):
@@ -84,11 +46,11 @@ def test_items_come_in_the_order_of_the_class(run: Any, kind: Any, order: list[i
         assert items.empty()
         assert items.unfinished_tasks == 3
 
-    run(main)
+    anywhere(main)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_full_and_empty_are_raised(run: Any, kind: Any) -> None:
+def test_full_and_empty_are_raised(anywhere: Any, kind: Any) -> None:
     def main() -> None:
         items = kind(1)
         for call in (
@@ -116,10 +78,10 @@ def test_full_and_empty_are_raised(run: Any, kind: Any) -> None:
         assert items.unfinished_tasks == 1
         assert items.get() == 1
 
-    run(main)
+    anywhere(main)
 
 
-def test_bad_arguments_are_refused_as_by_the_standard_library(run: Any) -> None:
+def test_bad_arguments_are_refused_as_by_the_standard_library(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
         items.put(1)
@@ -142,20 +104,20 @@ def test_bad_arguments_are_refused_as_by_the_standard_library(run: Any) -> None:
                 call()
         assert items.qsize() == 2
 
-    run(main)
+    anywhere(main)
 
 
-def test_a_keyword_that_is_not_interned_is_understood(run: Any) -> None:
+def test_a_keyword_that_is_not_interned_is_understood(anywhere: Any) -> None:
     def main() -> None:
         name = "".join(["blo", "ck"])
         with pytest.raises(queue.Empty):
             queue.Queue().get(**{name: False})  # type: ignore[arg-type]
 
-    run(main)
+    anywhere(main)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_get_waits_for_an_item(run: Any, kind: Any) -> None:
+def test_get_waits_for_an_item(anywhere: Any, kind: Any) -> None:
     def main() -> None:
         items = kind()
         got: list[Any] = []
@@ -167,11 +129,11 @@ def test_get_waits_for_an_item(run: Any, kind: Any) -> None:
             thread.join()
         assert sorted(got) == [1, 2]
 
-    run(main)
+    anywhere(main)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_put_waits_for_room(run: Any, kind: Any) -> None:
+def test_put_waits_for_room(anywhere: Any, kind: Any) -> None:
     def main() -> None:
         items = kind(1)
         items.put(0)
@@ -183,7 +145,7 @@ def test_put_waits_for_room(run: Any, kind: Any) -> None:
             thread.join()
         assert items.unfinished_tasks == 3
 
-    run(main)
+    anywhere(main)
 
 
 def test_those_who_wait_are_served_in_order() -> None:
@@ -271,7 +233,7 @@ def test_a_cancelled_get_takes_nothing() -> None:
     aevent.run(main)
 
 
-def test_a_woken_getter_waits_for_the_mutex(run: Any) -> None:
+def test_a_woken_getter_waits_for_the_mutex(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
         got: list[int] = []
@@ -286,10 +248,10 @@ def test_a_woken_getter_waits_for_the_mutex(run: Any) -> None:
         assert got == [7]
         assert not items.mutex.locked()
 
-    run(main)
+    anywhere(main)
 
 
-def test_a_woken_getter_that_finds_nothing_waits_again(run: Any) -> None:
+def test_a_woken_getter_that_finds_nothing_waits_again(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
         got: list[int] = []
@@ -305,10 +267,10 @@ def test_a_woken_getter_that_finds_nothing_waits_again(run: Any) -> None:
         thread.join()
         assert got == [7]
 
-    run(main)
+    anywhere(main)
 
 
-def test_put_and_get_wait_for_whoever_holds_the_mutex(run: Any) -> None:
+def test_put_and_get_wait_for_whoever_holds_the_mutex(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
         items.put(1)
@@ -320,10 +282,10 @@ def test_put_and_get_wait_for_whoever_holds_the_mutex(run: Any) -> None:
         thread.join()
         assert items.get() == 2
 
-    run(main)
+    anywhere(main)
 
 
-def test_a_thread_that_only_asks_lets_the_others_run(run: Any) -> None:
+def test_a_thread_that_only_asks_lets_the_others_run(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
 
@@ -339,10 +301,10 @@ def test_a_thread_that_only_asks_lets_the_others_run(run: Any) -> None:
             thread.join()
         assert got == [1]
 
-    run(main)
+    anywhere(main)
 
 
-def test_join_returns_when_all_is_done(run: Any) -> None:
+def test_join_returns_when_all_is_done(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue(3)
 
@@ -360,10 +322,10 @@ def test_join_returns_when_all_is_done(run: Any) -> None:
             items.task_done()
         thread.join()
 
-    run(main)
+    anywhere(main)
 
 
-def test_the_limit_may_be_changed(run: Any) -> None:
+def test_the_limit_may_be_changed(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
         items.put(1)
@@ -376,10 +338,10 @@ def test_the_limit_may_be_changed(run: Any) -> None:
         items.put(3)
         assert items.qsize() == 3
 
-    run(main)
+    anywhere(main)
 
 
-def test_unfinished_tasks_may_be_any_number(run: Any) -> None:
+def test_unfinished_tasks_may_be_any_number(anywhere: Any) -> None:
     def main() -> None:
         items: queue.Queue[int] = queue.Queue()
         items.unfinished_tasks = 2**100
@@ -389,268 +351,10 @@ def test_unfinished_tasks_may_be_any_number(run: Any) -> None:
         items.put(1)
         assert items.unfinished_tasks == 1.5
 
-    run(main)
-
-
-# --- Hooks ----------------------------------------------------------------------------------------
-
-
-class Counting(queue.Queue):  # type: ignore[type-arg]
-    """Keeps sets, as people do."""
-
-    def _init(self, maxsize: int) -> None:
-        self.queue: set[int] = set()  # type: ignore[assignment]
-        self.log: list[str] = []
-
-    def _qsize(self) -> int:
-        return len(self.queue)
-
-    def _put(self, item: int) -> None:
-        self.log.append("put")
-        self.queue.add(item)
-
-    def _get(self) -> int:
-        self.log.append("get")
-        return self.queue.pop()
-
-
-def test_a_subclass_with_hooks_of_its_own(run: Any) -> None:
-    def main() -> None:
-        items = Counting(1)
-        items.put(1)
-        with pytest.raises(queue.Full):
-            items.put_nowait(1)
-        assert items.get() == 1
-        assert items.log == ["put", "get"]
-
-    run(main)
-
-
-def test_a_subclass_with_another_container_only(run: Any) -> None:
-    class Plain(queue.Queue):  # type: ignore[type-arg]
-        def _init(self, maxsize: int) -> None:
-            self.queue = Container()
-
-    class Container(deque):  # type: ignore[type-arg]
-        def append(self, item: Any) -> None:
-            super().append(("seen", item))
-
-    def main() -> None:
-        items = Plain()
-        items.put(1)
-        assert items.get() == ("seen", 1)
-
-    run(main)
-
-
-def test_a_subclass_with_attributes_of_its_own(run: Any) -> None:
-    class Named(queue.LifoQueue):  # type: ignore[type-arg]
-        def __init__(self, name: str) -> None:
-            self.name = name
-            super().__init__(2)
-            self.other = name
-
-    def main() -> None:
-        items = Named("x")
-        items.put(1)
-        items.put(2)
-        with pytest.raises(queue.Full):
-            items.put(3, timeout=0)
-        assert (items.get(), items.get()) == (2, 1)
-        assert items.unfinished_tasks == 2
-
-    run(main)
-
-
-def test_an_instance_with_a_hook_of_its_own(run: Any) -> None:
-    def main() -> None:
-        items: queue.Queue[int] = queue.Queue()
-        items.put(1)
-        items._put = lambda item: items.queue.append(-item)  # type: ignore[method-assign]
-        items.put(2)
-        assert (items.get(), items.get()) == (1, -2)
-
-    run(main)
-
-
-def test_a_hook_that_is_exchanged_later(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sub(queue.Queue):  # type: ignore[type-arg]
-        pass
-
-    def main() -> None:
-        items = Sub()
-        items.put(1)
-        monkeypatch.setattr(Sub, "_put", lambda self, item: self.queue.append(-item), raising=False)
-        items.put(2)
-        monkeypatch.undo()
-        monkeypatch.setattr(queue.Queue, "_put", lambda self, item: self.queue.append(-item))
-        items.put(3)
-        monkeypatch.undo()
-        items.put(4)
-        assert [items.get() for _ in range(4)] == [1, -2, -3, 4]
-
-    run(main)
-
-
-def test_a_property_comes_before_the_instance(run: Any) -> None:
-    class Limited(queue.Queue):  # type: ignore[type-arg]
-        @property
-        def maxsize(self) -> int:  # type: ignore[override]
-            return 1
-
-        @maxsize.setter
-        def maxsize(self, value: int) -> None:
-            pass
-
-    def main() -> None:
-        items = Limited()
-        items.put(1)
-        with pytest.raises(queue.Full):
-            items.put_nowait(2)
-
-    run(main)
-
-
-def test_a_subclass_that_extends_put_and_get(run: Any) -> None:
-    class Doubling(queue.Queue):  # type: ignore[type-arg]
-        def put(self, item: int, block: bool = True, timeout: float | None = None) -> None:
-            super().put(2 * item, block, timeout)
-
-        def get(self, *args: Any, **kwargs: Any) -> int:
-            return -super().get(*args, **kwargs)  # type: ignore[no-any-return]
-
-    def main() -> None:
-        items = Doubling()
-        items.put_nowait(1)
-        assert items.get_nowait() == -2
-
-    run(main)
-
-
-def test_a_queue_whose_mutex_is_another(run: Any) -> None:
-    def main() -> None:
-        items: queue.Queue[int] = queue.Queue(1)
-        items.mutex = threading.RLock()  # type: ignore[assignment]
-        items.not_empty = threading.Condition(items.mutex)
-        items.not_full = threading.Condition(items.mutex)
-        items.all_tasks_done = threading.Condition(items.mutex)
-        with items.mutex:  # a lock of this kind lets its owner in again
-            items.put(1)
-        with pytest.raises(queue.Full):
-            items.put(1, timeout=0.001)
-        assert items.get() == 1
-
-    run(main)
-
-
-def test_a_queue_made_of_the_original_locks(run: Any) -> None:
-    def main() -> None:
-        items: queue.Queue[int] = queue.Queue()
-        lock = threading.Lock._aevent_orig()  # type: ignore[attr-defined]
-        condition = threading.Condition._aevent_orig  # type: ignore[attr-defined]
-        items.mutex = lock
-        items.not_empty, items.not_full, items.all_tasks_done = (condition(lock) for _ in range(3))
-        items.put(1)
-        assert items.get() == 1
-
-    run(main)
-
-
-def test_items_that_cannot_be_compared_leave_a_usable_queue(run: Any) -> None:
-    def main() -> None:
-        items: queue.PriorityQueue[Any] = queue.PriorityQueue()
-        items.put(1)
-        with pytest.raises(TypeError):
-            items.put("a")
-        assert not items.mutex.locked()
-        assert items.unfinished_tasks == 1
-
-    run(main)
-
-
-def test_comparisons_run_with_the_mutex_held(run: Any) -> None:
-    class Item:
-        def __lt__(self, other: object) -> bool:
-            seen.append(items.mutex.locked())
-            items.unfinished_tasks += 10
-            return True
-
-    seen: list[bool] = []
-    items: queue.PriorityQueue[Item] = queue.PriorityQueue()
-
-    def main() -> None:
-        items.put(Item())
-        items.put(Item())
-        assert seen == [True]
-        assert items.unfinished_tasks == 12
-
-    run(main)
-
-
-def test_what_a_bounded_deque_drops_may_run_anything(run: Any) -> None:
-    class Item:
-        def __del__(self) -> None:
-            items.__dict__["queue"] = deque(["from", "__del__"])
-
-    items: queue.Queue[Any] = queue.Queue()
-
-    def main() -> None:
-        items.queue = deque(maxlen=1)
-        items.put(Item())
-        items.put("x")
-        assert items.get() == "from"
-        assert items.unfinished_tasks == 2
-
-    run(main)
+    anywhere(main)
 
 
 # --- Shutting down, from Python 3.13 on -----------------------------------------------------------
-
-
-@needs_shutdown
-def test_a_shut_down_queue_refuses_items_and_hands_out_what_is_left(run: Any) -> None:
-    def main() -> None:
-        items: Any = queue.Queue()
-        items.put(1)
-        items.shutdown()
-        with pytest.raises(queue.ShutDown):  # type: ignore[attr-defined]
-            items.put(2)
-        assert items.get() == 1
-        for call in (items.get, items.get_nowait):
-            with pytest.raises(queue.ShutDown):  # type: ignore[attr-defined]
-                call()
-
-    run(main)
-
-
-@needs_shutdown
-def test_shutting_down_ends_the_waits(run: Any) -> None:
-    def main() -> None:
-        empty: Any = queue.Queue()
-        full: Any = queue.Queue(1)
-        full.put(0)
-        ended: list[str] = []
-
-        def expect(name: str, call: Callable[[], Any]) -> None:
-            with pytest.raises(queue.ShutDown):  # type: ignore[attr-defined]
-                call()
-            ended.append(name)
-
-        threads = start(
-            lambda: expect("get", empty.get),
-            lambda: expect("put", lambda: full.put(1, timeout=30)),
-        )
-        wait_for(lambda: empty.not_empty._waiting() == 1 and full.not_full._waiting() == 1)
-        empty.shutdown()
-        full.shutdown(immediate=True)
-        for thread in threads:
-            thread.join()
-        assert sorted(ended) == ["get", "put"]
-
-    run(main)
-
-
-# --- What else one may do with a queue ------------------------------------------------------------
 
 
 def test_the_classes_are_still_the_same() -> None:
