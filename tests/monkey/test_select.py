@@ -11,7 +11,6 @@ import select
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +18,7 @@ import pytest
 
 import aevent
 from tests.monkey.descriptors import pipe
-
-
-def later(fn: Callable[..., object], *args: Any) -> None:
-    threading.Timer(0.002, fn, args).start()
+from tests.monkey.threads import later, let_others_wait
 
 
 def ready_by_select(fd: int, timeout: float | None) -> bool:
@@ -255,7 +251,7 @@ def test_a_poll_object_is_waited_for_by_one_at_a_time() -> None:
         poll.register(reader, select.POLLIN)
         thread = threading.Thread(target=poll.poll)
         thread.start()
-        time.sleep(0.001)
+        let_others_wait()
         with pytest.raises(RuntimeError, match=r"concurrent poll\(\) invocation"):
             poll.poll()
         os.write(writer, b"x")
