@@ -6,15 +6,11 @@ import contextvars
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Boom, Run
 
 
 async def add(a: int, b: int) -> int:
@@ -25,10 +21,6 @@ async def add(a: int, b: int) -> int:
 def add_sync(a: int, b: int) -> int:
     time.sleep(0)
     return a + b
-
-
-class Boom(Exception):
-    pass
 
 
 def test_run_returns_what_an_async_function_returns(run: Run) -> None:

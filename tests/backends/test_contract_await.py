@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
-
-
-class Boom(Exception):
-    pass
+from tests.backends.contract import Boom, Run, Settle, in_each_kind_of_task
 
 
 async def double(value: int) -> int:
@@ -28,35 +21,6 @@ async def double(value: int) -> int:
 async def fail(error: BaseException) -> None:
     await aevent.checkpoint()
     raise error
-
-
-def in_each_kind_of_task(run: Run, check: Callable[[], None]) -> None:
-    """Runs `check` in an async task's sync code, in main, in a thread and in a green child."""
-
-    async def main() -> None:
-        check()
-        async with aevent.TaskGroup() as group:
-            group.spawn(check)
-
-    run(main)
-    run(check)
-
-    def main_with_thread() -> None:
-        errors: list[BaseException] = []
-
-        def catch() -> None:
-            try:
-                check()
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=catch)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-
-    run(main_with_thread)
 
 
 def test_await_gives_the_result(run: Run) -> None:

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Run, Settle
 
 
 def test_values_arrive_in_order_whoever_sends_and_receives(run: Run) -> None:

@@ -7,13 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
+from tests.backends.contract import Run
 
 #: Nobody is starved for longer than this, else the test fails instead of hanging.
 PATIENCE = 1.0

@@ -13,12 +13,9 @@ import pytest
 import sniffio
 
 import aevent
+from tests.backends.contract import Boom
 
 RunHost = Callable[..., Any]
-
-
-class Boom(Exception):
-    pass
 
 
 def test_runner_waits_for_threads_and_cancels_daemons(run_host: RunHost) -> None:

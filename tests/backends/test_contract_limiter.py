@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Run, Settle
 
 
 def test_only_so_many_are_inside_and_who_came_first_is_served_first(

@@ -15,15 +15,12 @@ import pytest
 import aevent
 from aevent import _core
 from aevent._backend import HostBackend
+from tests.backends.contract import Boom
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 RunHost = Callable[..., Any]
-
-
-class Boom(Exception):
-    pass
 
 
 class Rendezvous:

@@ -6,15 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Run, Settle
 
 CAT = ["cat"]
 SLEEP = ["sleep", "1000"]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import aevent
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Run, Settle
 
 
 def send(number: int) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.backends.contract import Run
 
 pytest.importorskip("sqlalchemy")
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
-
-Run = Callable[..., Any]
 
 
 async def answer(number: int) -> int:

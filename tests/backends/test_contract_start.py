@@ -10,18 +10,13 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.backends.contract import Boom, Run, Settle
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
 #: A function for `start`, async or synchronous, that does what the list says.
 Service = Callable[..., Any]
-
-
-class Boom(Exception):
-    pass
 
 
 def service(kind: str, log: list[str]) -> Service:

@@ -12,15 +12,10 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.backends.contract import Boom, Run
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
-
-Run = Callable[..., Any]
-
-
-class Boom(Exception):
-    pass
 
 
 def boom() -> None:

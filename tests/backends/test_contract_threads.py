@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import aevent
 from aevent._monkey import originals
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Boom, Run, Settle
 
 get_ident = originals.get_ident
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
-
-
-class Boom(Exception):
-    pass
 
 
 def real_event() -> Any:

@@ -12,9 +12,7 @@ import pytest
 
 import aevent
 from aevent.lowlevel import ScopeNode, TaskNode, task_tree
-
-Run = Callable[..., Any]
-Settle = Callable[[], Any]
+from tests.backends.contract import Run, Settle
 
 
 def walk(nodes: list[Any]) -> Iterator[Any]:

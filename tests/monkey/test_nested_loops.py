@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -22,40 +18,9 @@ import pytest
 import sniffio
 import trio
 
-import aevent
 from aevent import _core
 from tests.monkey.heartbeat import heartbeat
-
-COUNT = 4
-
-
-def run_in_threads(fn: Callable[[int], Any], count: int = COUNT) -> list[Any]:
-    """What `fn(number)` returned in each of several green threads at once."""
-    results: list[Any] = [None] * count
-    errors: list[BaseException] = []
-
-    def work(number: int) -> None:
-        try:
-            results[number] = fn(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
-
-
-@contextlib.contextmanager
-def others_go_on(at_least: int = 3) -> Iterator[None]:
-    """Fails if the others are kept from running during the body."""
-    with heartbeat() as heart:
-        yield
-    assert heart.ticks >= at_least
+from tests.monkey.loops import COUNT, others_go_on, run_in_threads
 
 
 class Rendezvous:
@@ -328,177 +293,6 @@ def test_nested_loops_run_child_processes() -> None:
     assert trio.run(in_trio) == b"hello\n"
 
 
-def test_signals_are_refused_in_green_threads_and_served_in_the_main_task() -> None:
-    async def refused() -> None:
-        with pytest.raises((RuntimeError, ValueError), match="main thread"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
-        await asyncio.sleep(0)
-
-    run_in_threads(lambda number: asyncio.run(refused()))
-
-    async def refused_by_trio() -> None:
-        with pytest.raises(RuntimeError, match="main thread"):
-            with trio.open_signal_receiver(signal.SIGUSR1):
-                pass
-
-    run_in_threads(lambda number: trio.run(refused_by_trio))
-
-    async def served() -> None:
-        came = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGUSR1, came.set)
-        loop.call_later(0.005, os.kill, os.getpid(), signal.SIGUSR1)
-        await came.wait()
-        loop.remove_signal_handler(signal.SIGUSR1)
-
-    async def served_by_trio() -> None:
-        with trio.open_signal_receiver(signal.SIGUSR1) as signals:
-            timer = threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGUSR1))
-            timer.start()
-            async for number in signals:
-                assert number == signal.SIGUSR1
-                break
-
-    asyncio.run(served())
-    trio.run(served_by_trio)
-
-
-def test_a_cancelled_thread_ends_its_asyncio_loop() -> None:
-    events: list[str] = []
-
-    async def main() -> None:
-        try:
-            events.append("waits")
-            await asyncio.sleep(100)
-        except asyncio.CancelledError:
-            events.append("cancelled")
-            raise
-        finally:
-            await asyncio.sleep(0.001)
-            events.append("cleaned up")
-
-    def program() -> None:
-        try:
-            asyncio.run(main())
-        finally:
-            events.append("over")
-
-    async def start() -> None:
-        async with aevent.TaskGroup() as group:
-            scope = group.spawn(program)
-            while "waits" not in events:
-                await aevent.sleep(0.001)
-            scope.cancel()
-
-    aevent.await_(start())
-    assert events == ["waits", "cancelled", "cleaned up", "over"]
-
-
-def test_a_loop_that_a_cancellation_has_ended_may_be_used_again() -> None:
-    loop = asyncio.new_event_loop()
-    for _ in range(2):
-        with aevent.move_on_after(0.001) as scope:
-            loop.run_until_complete(asyncio.sleep(100))
-        assert scope.cancelled_caught
-        loop.run_until_complete(asyncio.sleep(0.001))
-    loop.close()
-
-
-def test_a_cancelled_thread_ends_its_trio_run() -> None:
-    events: list[str] = []
-
-    async def main() -> None:
-        async with trio.open_nursery():
-            await wait()
-
-    async def wait() -> None:
-        try:
-            events.append("waits")
-            await trio.sleep(100)
-        except trio.Cancelled:
-            events.append("cancelled")
-            raise
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(0.001)
-                events.append("cleaned up")
-
-    def program() -> None:
-        try:
-            trio.run(main)
-        finally:
-            events.append("over")
-
-    async def start() -> None:
-        async with aevent.TaskGroup() as group:
-            scope = group.spawn(program)
-            while "waits" not in events:
-                await aevent.sleep(0.001)
-            scope.cancel()
-
-    aevent.await_(start())
-    assert events == ["waits", "cancelled", "cleaned up", "over"]
-
-
-@pytest.mark.parametrize("by", ["aevent", "host"])
-@pytest.mark.parametrize("nested", ["asyncio", "trio"])
-def test_a_cancelled_host_task_ends_the_loop_that_it_runs(
-    nested: str, by: str, fresh_ok: Any, backend: str
-) -> None:
-    if nested == backend:
-        return  # asyncio and trio refuse to run in their own tasks
-    script = """
-import sys
-import aevent
-backend, nested, by = sys.argv[1:]
-aevent.setup(backend)
-import asyncio, time, trio
-
-events = []
-
-async def in_asyncio():
-    try:
-        await asyncio.sleep(100)
-    finally:
-        await asyncio.sleep(0.001)
-        events.append("cleaned up")
-
-async def in_trio():
-    async with trio.open_nursery():
-        try:
-            await trio.sleep(100)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(0.001)
-            events.append("cleaned up")
-
-def program():
-    asyncio.run(in_asyncio()) if nested == "asyncio" else trio.run(in_trio)
-
-async def main():
-    if by == "aevent" or backend == "native":
-        with aevent.move_on_after(0.01) as scope:
-            program()
-        assert scope.cancelled_caught
-    elif backend == "trio":
-        with trio.move_on_after(0.01) as scope:
-            program()
-        assert scope.cancelled_caught
-    else:
-        asyncio.get_running_loop().call_later(0.01, asyncio.current_task().cancel)
-        try:
-            program()
-        except asyncio.CancelledError:
-            events.append("cancelled")
-        assert events.pop() == "cancelled"
-    assert events == ["cleaned up"]
-    await aevent.sleep(0.001)
-
-aevent.run(main)
-"""
-    assert fresh_ok(script, backend, nested, by) == ""
-
-
 def test_blocking_portals() -> None:
     async def answer(number: int) -> int:
         await anyio.sleep(0.001)
@@ -535,86 +329,6 @@ def test_green_threads_call_into_a_loop_of_another() -> None:
     assert heart.ticks > 0
     trio.from_thread.run_sync(over.set, trio_token=token)
     thread.join()
-
-
-def test_uvloop_waits_in_a_real_thread() -> None:
-    uvloop = pytest.importorskip("uvloop")
-    here = threading.get_native_id()
-
-    async def main() -> int:
-        await asyncio.sleep(0.002)
-        assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
-        return threading.get_native_id()
-
-    def program(number: int) -> int:
-        loop = uvloop.new_event_loop()
-        try:
-            return int(loop.run_until_complete(main()))
-        finally:
-            loop.close()
-
-    with others_go_on():
-        assert here not in run_in_threads(program)
-
-
-def test_uvloop_ends_with_its_cancelled_thread_and_cleans_up() -> None:
-    uvloop = pytest.importorskip("uvloop")
-    log: list[str] = []
-
-    async def main() -> None:
-        try:
-            scope.cancel()
-            await asyncio.sleep(3600)
-        finally:
-            await asyncio.sleep(0)
-            log.append("cleaned up")
-
-    def program() -> None:
-        nonlocal scope
-        with aevent.CancelScope() as scope:
-            loop = uvloop.new_event_loop()
-            task = loop.create_task(main())
-            try:
-                loop.run_until_complete(task)
-            finally:
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    loop.run_until_complete(task)
-                loop.close()
-        assert scope.cancelled_caught
-
-    scope = aevent.CancelScope()
-    run_in_threads(lambda number: program(), 1)
-    assert log == ["cleaned up"]
-
-
-def test_uvloop_does_not_begin_in_a_cancelled_thread() -> None:
-    uvloop = pytest.importorskip("uvloop")
-    with aevent.CancelScope() as scope:
-        scope.cancel()
-        loop = uvloop.new_event_loop()
-        try:
-            loop.run_forever()
-        finally:
-            assert not loop.is_running()
-            loop.close()
-    assert scope.cancelled_caught
-
-
-def test_what_a_signal_handler_raises_ends_uvloop() -> None:
-    uvloop = pytest.importorskip("uvloop")
-
-    def stop(*_: object) -> None:
-        raise LookupError("from the handler")
-
-    former = signal.signal(signal.SIGUSR1, stop)
-    loop = uvloop.new_event_loop()
-    loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
-    with pytest.raises(LookupError, match="from the handler"):
-        loop.run_forever()
-    assert not loop.is_running()
-    loop.close()
-    signal.signal(signal.SIGUSR1, former)
 
 
 def test_a_loops_own_sockets_do_not_wait() -> None:

@@ -32,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import waits  # type: ignore[import-not-found]
+import world  # type: ignore[import-not-found]
 
 from aevent import _core
 
@@ -42,8 +43,8 @@ POOL = 32
 class Round:
     """One round: `tasks` tasks in the waits of `kinds`."""
 
-    def __init__(self, held: waits.Held, kinds: list[Any], tasks: int, seed: str) -> None:
-        self.world = waits.World(held)
+    def __init__(self, held: world.Held, kinds: list[Any], tasks: int, seed: str) -> None:
+        self.world = world.World(held)
         self.world.rlock.acquire()
         self.choose = random.Random(seed)
         self.plan = self._plan(kinds, tasks)
@@ -106,7 +107,7 @@ class Round:
                 for number, scope in enumerate(scopes):
                     scope.cancel()
                     if number % 97 == 0:
-                        await waits.poke(self.world, self.choose)
+                        await world.poke(self.world, self.choose)
                     if number % 1009 == 0:
                         await aevent.sleep(0)
             finally:
@@ -165,7 +166,7 @@ async def main(options: argparse.Namespace) -> None:
         kinds += [(fn, None) for fn in waits.HOST_WAITS]
     if options.kinds:
         kinds = [(fn, most) for fn, most in kinds if fn.__name__ in options.kinds]
-    held = waits.Held()
+    held = world.Held()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     baseline: dict[str, int] = {}
     objects = sizes = 0
