@@ -12,7 +12,7 @@ import pytest
 
 import aevent
 from aevent._backend import current_host
-from tests.backends.contract import Run, in_os_thread
+from tests.backends.contract import Run, Settle, in_os_thread
 
 
 class Code:
