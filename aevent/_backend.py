@@ -188,6 +188,11 @@ class HostBackend(Backend):
         """What `call_in_host` calls may use anyio in it, though it is called outside of a task."""
         return nullcontext()
 
+    @property
+    @abstractmethod
+    def loop_clock(self) -> Any:
+        """What tells the loop the time. That of a loop for tests may be put into their hands."""
+
     # --- the host's tasks ---
 
     @property

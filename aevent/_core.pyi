@@ -1383,7 +1383,10 @@ def watches_changed() -> None:
     """Has `wait_until_held_up` return after the present interval."""
 
 def statistics() -> dict[str, float]:
-    """Figures about the thread's loop (ready tasks, timers, stacks, next deadline); empty if it has none."""
+    """Figures about the thread's loop (ready tasks, timers, stacks, next deadline); empty if it has none.
+
+    "working" is 1 while a task waits for work that is done in another thread of this process.
+    """
 
 # --- Signals --------------------------------------------------------------------------------------
 

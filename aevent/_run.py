@@ -64,8 +64,7 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
 
     Green threads that it started are waited for, except daemons, which are then cancelled.
     `options` go to the host's own `run`: `asyncio.Runner`'s (`debug`, `loop_factory`) or
-    `trio.run`'s (`clock`, `instruments`, …). The native one takes an `aevent.testing.MockClock` as
-    `clock`.
+    `trio.run`'s (`clock`, `instruments`, …). Each takes an `aevent.testing.MockClock` as `clock`.
 
     Raises what `fn` raises. KeyboardInterrupt is raised in `fn`, wherever it waits; an async `fn`
     on asyncio is cancelled instead, as `asyncio.run` does it, and `run` raises KeyboardInterrupt.
@@ -111,6 +110,16 @@ def _plain_interrupts() -> Iterator[None]:
 def _run_hosted(
     adapter: HostBackend, fn: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
+    clock: Any = options.get("clock")
+    # A MockClock, or else trio's own affair.
+    options_for_host = getattr(clock, "_options_for_host", None)
+    if options_for_host is None:
+        if clock is not None and adapter.name != "trio":
+            raise TypeError(f"clock must be an aevent.testing.MockClock, not {clock!r}")
+        clock = None
+    else:
+        options = options_for_host(adapter.name, {**options})
+
     if is_coroutine_function(fn):
 
         async def in_body(children: _core.Children, failed: _HandlerFailed) -> Any:
@@ -119,13 +128,28 @@ def _run_hosted(
             with failed.cancels_body():
                 return await fn(*args)
 
-        return adapter.run(lambda: _run_on_host(adapter, in_body), options)
+        return _run_in_time(adapter, in_body, clock, options)
 
     async def in_thread(children: _core.Children, failed: _HandlerFailed) -> Any:
         return await _run_main_thread(children, fn, args)
 
     with interrupts():
-        return adapter.run(lambda: _run_on_host(adapter, in_thread), options)
+        return _run_in_time(adapter, in_thread, clock, options)
+
+
+def _run_in_time(
+    adapter: HostBackend,
+    body: Callable[[_core.Children, _HandlerFailed], Awaitable[Any]],
+    clock: AbstractContextManager[object] | None,
+    options: dict[str, Any],
+) -> Any:
+    if clock is None:
+        return adapter.run(lambda: _run_on_host(adapter, body), options)
+    try:
+        return adapter.run(lambda: _run_on_host(adapter, body, clock), options)
+    finally:
+        # It may have run ahead. Nothing has a deadline now.
+        _core.give_up_clock()
 
 
 class _HandlerFailed:
@@ -165,12 +189,16 @@ class _HandlerFailed:
 
 
 async def _run_on_host(
-    adapter: HostBackend, body: Callable[[_core.Children, _HandlerFailed], Awaitable[Any]]
+    adapter: HostBackend,
+    body: Callable[[_core.Children, _HandlerFailed], Awaitable[Any]],
+    clock: AbstractContextManager[object] | None = None,
 ) -> Any:
     result: Any = None
     failure: BaseException | None = None
-    with wakeups():
+    with wakeups(), contextlib.ExitStack() as until_threads_end:
         async with runner(_adapter=adapter) as children:
+            if clock is not None:
+                until_threads_end.enter_context(clock)
             failed = _HandlerFailed(adapter, children)
             if in_main_os_thread():
                 _core.on_handler_failure(failed)

@@ -128,7 +128,7 @@ class AsyncioBackend(HostBackend):
 
     name = "asyncio"
     cancelled = asyncio.CancelledError
-    run_options = frozenset({"debug", "loop_factory"})
+    run_options = frozenset({"clock", "debug", "loop_factory"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,6 +201,10 @@ class AsyncioBackend(HostBackend):
 
     def calling_anyio(self) -> AbstractContextManager[None]:
         return _asyncio_is_running()
+
+    @property
+    def loop_clock(self) -> Any:
+        return self._loop
 
     @property
     def gives_portals(self) -> bool:
@@ -351,6 +355,11 @@ class AsyncioBackend(HostBackend):
         await anyio.sleep(seconds)
 
     async def wait_all_tasks_blocked(self, cushion: float) -> None:
+        wait_quiet = getattr(self._loop, "wait_quiet", None)
+        if wait_quiet is not None:
+            # A loop for tests knows.
+            await wait_quiet(cushion)
+            return
         # anyio asks each task what it waits for, but not the loop what it is about to call, and
         # knows nothing of ours.
         quiet = 0

@@ -6,6 +6,7 @@ import contextvars
 import functools
 import inspect
 import math
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType, TracebackType
@@ -100,6 +101,8 @@ class TrioBackend(HostBackend):
         self._token: trio.lowlevel.TrioToken | None = None
         self._instrument: _PortalsForAll | None = None
         self._root: trio.lowlevel.Task | None = None
+        self._clock: trio.abc.Clock | None = None
+        self._follower: _Follower | None = None
 
     def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
         return trio.run(main, **options)
@@ -107,6 +110,11 @@ class TrioBackend(HostBackend):
     def begin_ticking(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._root = trio.lowlevel.current_root_task()
+        self._clock = clock = trio.lowlevel.current_clock()
+        testing = sys.modules.get("trio.testing")  # else there is no such clock
+        if testing is not None and isinstance(clock, testing.MockClock):
+            self._follower = _Follower(clock)
+            trio.lowlevel.add_instrument(self._follower)
         self._ticker = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._turns, self._ticker, name="aevent scheduler")
         if self.portals_for_all:
@@ -118,9 +126,13 @@ class TrioBackend(HostBackend):
         if self._instrument is not None:
             trio.lowlevel.remove_instrument(self._instrument)
             self._instrument = None
+        if self._follower is not None:
+            trio.lowlevel.remove_instrument(self._follower)
+            self._follower.end()
+            self._follower = None
         self._ticker.cancel()
         self._ticker = None
-        self._token = self._root = None
+        self._token = self._root = self._clock = None
 
     async def _turns(self, scope: trio.CancelScope) -> None:
         descriptor = _core.loop_fd()
@@ -128,8 +140,15 @@ class TrioBackend(HostBackend):
             while not scope.cancel_called:
                 if self.tick():
                     await trio.lowlevel.checkpoint()
+                elif self._follower is not None:
+                    with trio.move_on_at(self._follower.next_deadline()):
+                        await trio.lowlevel.wait_readable(descriptor)
                 else:
                     await trio.lowlevel.wait_readable(descriptor)
+
+    @property
+    def loop_clock(self) -> Any:
+        return self._clock
 
     @property
     def gives_portals(self) -> bool:
@@ -261,6 +280,41 @@ def describe(task: trio.lowlevel.Task) -> HostTask:
     nursery = task.parent_nursery
     parent = None if nursery is None else describe(nursery.parent_task)
     return HostTask(task, task.name, task.coro, task.context, parent)
+
+
+#: By how many seconds the same time may differ in two clocks.
+_ROUNDING = 1e-7
+
+
+class _Follower(trio.abc.Instrument):
+    """Has our time follow a `trio.testing.MockClock`: ours stands still, and is set forward.
+
+    That is done before each step of a task, so nobody finds it behind. trio knows our next
+    deadline, to which it may jump.
+    """
+
+    def __init__(self, clock: trio.abc.Clock) -> None:
+        self._clock = clock
+        _core.set_clock(0.0)
+        self._ahead = _core.current_time() - clock.current_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        now = self._clock.current_time() + self._ahead
+        deadline = _core.statistics()["next_deadline"]
+        if deadline < now + 2 * _ROUNDING:
+            # Not a nanosecond too little, whichever way a float was rounded.
+            now = max(now, deadline) + 1e-9
+        left = now - _core.current_time()
+        if left > 0:
+            _core.jump_clock(left)
+
+    def next_deadline(self) -> float:
+        """In trio's time."""
+        return _core.statistics()["next_deadline"] - self._ahead - _ROUNDING
+
+    def end(self) -> None:
+        """Nothing of ours has a deadline any more."""
+        _core.give_up_clock()
 
 
 class _PortalsForAll(trio.abc.Instrument):

@@ -7,14 +7,18 @@ from typing import Any
 
 from .. import _core
 from .._sync import Event
+from ._asyncio_clock import OwnTimeLoop
 from ._test_loops import HostTestLoop
 
 
 class AsyncioTestLoop(HostTestLoop):
-    """One of `asyncio.new_event_loop()`."""
+    """One of `asyncio.new_event_loop()`, but that the usual one is one for tests."""
 
     def _run_until_ready(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        if type(self._loop) is asyncio.SelectorEventLoop:
+            self._loop.close()
+            self._loop = OwnTimeLoop()
         self._ready = self._loop.create_future()
         with self._driving(None, attached=False):
             self._main_task = self._loop.create_task(self._main())
@@ -58,6 +62,8 @@ class AsyncioTestLoop(HostTestLoop):
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()
+            # A mock clock may have left it ahead, and nothing has a deadline any more.
+            _core.give_up_clock()
 
 
 async def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:

@@ -21,13 +21,13 @@ def aevent_backend(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 def mock_clock(request: pytest.FixtureRequest) -> Iterator[MockClock]:
-    """A `MockClock` for the test, on the native backend: time stands still until it jumps."""
+    """A `MockClock` for the test: time stands still until it jumps."""
     yield from _clock(request, MockClock())
 
 
 @pytest.fixture
 def autojump_clock(request: pytest.FixtureRequest) -> Iterator[MockClock]:
-    """A `MockClock` for the test, on the native backend: it jumps whenever all tasks wait."""
+    """A `MockClock` for the test: it jumps whenever all tasks wait."""
     yield from _clock(request, MockClock(autojump_threshold=0))
 
 
@@ -40,7 +40,6 @@ def _clock(request: pytest.FixtureRequest, clock: MockClock) -> Iterator[MockClo
         yield request.getfixturevalue(request.fixturename or "")
     else:
         pytest.fail(
-            "a mock clock is for tests that run in a task: mark the test with "
-            "@pytest.mark.aevent(backend='native')",
+            "a mock clock is for tests that run in a task: mark the test with @pytest.mark.aevent",
             pytrace=False,
         )

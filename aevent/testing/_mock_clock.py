@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from types import TracebackType
+from typing import Any
 
 from .. import _core
+from .._backend import HostBackend
 from .._exceptions import AeventError
 from .._monkey import originals
 from . import _time_functions
 
 
 class MockClock:
-    """The time of a native loop, for tests: it runs at `rate`, and jumps where it is told to.
+    """The time of a loop, for tests: it runs at `rate`, and jumps where it is told to.
 
     A context manager around code in a task; `aevent.run(main, clock=MockClock())` has it for a
-    whole program. Inside, everything that waits in tasks of the calling OS thread goes by it, async
-    or not: sleeping, deadlines of scopes, timeouts of sockets, locks and queues. In tasks,
-    `time.monotonic`, `time.perf_counter`, `time.time` and their `_ns` forms tell it too, under
-    whatever name a module has imported them. `datetime.now()`, real OS threads and code under
-    `aevent.native()` have the real time.
+    whole program, on each backend. A loop of asyncio's or trio's has to be made for it: `run` does
+    so if it is given the clock, and so does the pytest plugin. Inside, everything that waits in
+    tasks of the calling OS thread goes by it, async or not: sleeping, deadlines of scopes, timeouts
+    of sockets, locks and queues. In tasks, `time.monotonic`, `time.perf_counter`, `time.time` and
+    their `_ns` forms tell it too, under whatever name a module has imported them. `datetime.now()`,
+    real OS threads and code under `aevent.native()` have the real time.
 
     With `rate` 0 the time stands still except for jumps; with 1 it runs as the real one does. If
     all tasks are blocked for `autojump_threshold` seconds of real time (`math.inf`: never; 0 is
@@ -37,6 +41,9 @@ class MockClock:
         self._rate = self._check_rate(rate)
         self._autojump_threshold = self._check_threshold(autojump_threshold)
         self._thread = 0
+        #: What drives the loop, and what tells it the time, if it is a host.
+        self._host: HostBackend | None = None
+        self._of_host: Any = None
 
     def __repr__(self) -> str:
         if not self._active:
@@ -80,6 +87,12 @@ class MockClock:
     def _apply(self) -> None:
         if self._active:
             self._check_thread()
+            if self._host is not None:
+                _core.set_clock(self._rate)
+                # Timers that are set are reckoned anew.
+                _core.jump_clock(0.0)
+                self._host.call_in_host(self._of_host.mock_has_changed)
+                return
             threshold = self._autojump_threshold
             # More than years is never.
             _core.set_clock(self._rate, threshold if threshold < 1e8 else None)
@@ -100,15 +113,20 @@ class MockClock:
     def __enter__(self) -> MockClock:
         if self._active:
             raise AeventError("this MockClock is in use already")
-        if _core.driver() == "host":
-            raise AeventError(
-                "a MockClock is for the native backend, and this loop is another's: run the test "
-                "on the native one, or use a clock of the host's (trio.testing.MockClock)"
-            )
+        host: Any = _core.get_host()
+        if host is not None:
+            if not hasattr(host.loop_clock, "begin_mock"):
+                raise AeventError(
+                    f"this loop of {host.name}'s goes by another clock: give the MockClock to "
+                    "aevent.run(…, clock=…), or run the test by the pytest plugin of aevent"
+                )
+            self._host, self._of_host = host, host.loop_clock
         _time_functions.patch()
         self._thread = originals.get_ident()
         _time_functions.begin(self)
         self._active = True
+        if self._host is not None:
+            self._host.call_in_host(functools.partial(self._of_host.begin_mock, self))
         self._apply()
         return self
 
@@ -122,5 +140,20 @@ class MockClock:
         self._active = False
         _time_functions.end()
         _core.set_clock(1.0)
-        if _core.driver() is None:
+        if self._host is not None:
+            # The host goes on. Whoever has run its loop gives up the time that it is ahead.
+            _core.jump_clock(0.0)
+            self._host.call_in_host(self._of_host.end_mock)
+            self._host = self._of_host = None
+        elif _core.driver() is None:
             _core.give_up_clock()
+
+    def _options_for_host(self, backend: str, options: dict[str, Any]) -> dict[str, Any]:
+        """What the host's `run` is given instead of this as `clock`."""
+        del options["clock"]
+        # Each imports its host.
+        if backend == "trio":
+            from ._trio_clock import options_for_run
+        else:
+            from ._asyncio_clock import options_for_run
+        return options_for_run(options)

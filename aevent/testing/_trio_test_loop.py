@@ -13,6 +13,7 @@ from .._monkey import originals
 from .._signals import in_main_os_thread
 from .._sync import Event
 from ._test_loops import HostTestLoop
+from ._trio_clock import OwnTimeClock
 
 _set_wakeup_fd: Callable[..., int] = originals.saved["signal"]["set_wakeup_fd"]
 
@@ -29,6 +30,7 @@ class TrioTestLoop(HostTestLoop):
         with self._driving(None, attached=False):
             trio.lowlevel.start_guest_run(
                 self._main,
+                clock=OwnTimeClock(),
                 run_sync_soon_threadsafe=self._calls.put,
                 done_callback=self._on_done,
             )
@@ -69,6 +71,8 @@ class TrioTestLoop(HostTestLoop):
             wake.set()
             self._run_while(lambda: self._outcome is None and not self.is_abandoned)
         if self._outcome is not None:
+            # A mock clock may have left it ahead, and nothing has a deadline any more.
+            _core.give_up_clock()
             self._outcome.unwrap()
 
     def _break_off(self) -> None:

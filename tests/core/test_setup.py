@@ -258,7 +258,7 @@ def test_a_thread_started_when_its_runner_has_ended_is_an_error(run: Run) -> Non
     ("backend", "message"),
     [
         ("native", "the native backend has no option 'colour'"),
-        ("asyncio", "the asyncio backend has no option 'colour': it has debug, loop_factory"),
+        ("asyncio", "no option 'colour': it has clock, debug, loop_factory"),
         ("trio", "the trio backend has no option 'colour': it has clock, instruments, "),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import math
 import queue
 import sched
@@ -15,17 +15,39 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anyio
 import pytest
+import trio
 
 import aevent
 from aevent.testing import MockClock
 
-run: Callable[..., Any] = functools.partial(aevent.run, backend="native")
 HOUR = 3600.0
 
+#: What the running test runs on.
+on: str
 
-@pytest.fixture(autouse=True)
-def hardly_any_time_passes() -> Iterator[None]:
+#: Tests that enter a clock in a program that runs already: a host's loop has to be made for one.
+native_only: set[Callable[..., object]] = set()
+
+
+def only_natively(test: Callable[[], None]) -> Callable[[], None]:
+    native_only.add(test)
+    return test
+
+
+def run(fn: Callable[..., Any], **options: Any) -> Any:
+    return aevent.run(fn, backend=on, **options)
+
+
+@pytest.fixture(autouse=True, params=["native", "asyncio", "trio"])
+def hardly_any_time_passes(request: pytest.FixtureRequest) -> Iterator[None]:
+    global on
+    on = request.param
+    if on != "native" and request.function in native_only:
+        pytest.skip("a clock is given to run() there")
+    if on == "trio":
+        pytest.importorskip("trio")
     began = time.monotonic()
     yield
     assert time.monotonic() - began < 5
@@ -145,8 +167,11 @@ def test_timers_and_schedulers_of_the_library() -> None:
 
 
 def test_a_little_time_passes_as_well() -> None:
+    # A host takes longer to find that nobody is ready.
+    times = 1000 if on == "native" else 100
+
     def main() -> None:
-        for _ in range(1000):
+        for _ in range(times):
             before = time.monotonic_ns()
             time.sleep(1e-10)
             assert time.monotonic_ns() > before
@@ -157,7 +182,7 @@ def test_a_little_time_passes_as_well() -> None:
     run(main, clock=autojump())
 
     async def main_async() -> None:
-        for _ in range(1000):
+        for _ in range(times):
             deadline = aevent.current_time() + 0.1
             while aevent.current_time() < deadline:
                 await aevent.sleep_until(deadline)
@@ -165,6 +190,7 @@ def test_a_little_time_passes_as_well() -> None:
     run(main_async, clock=autojump())
 
 
+@only_natively
 def test_the_wall_clock_follows_and_comes_back() -> None:
     def main() -> None:
         before = time.time()
@@ -177,6 +203,7 @@ def test_the_wall_clock_follows_and_comes_back() -> None:
     run(main)
 
 
+@only_natively
 def test_monotonic_clocks_never_go_back() -> None:
     def main() -> None:
         began = time.monotonic()
@@ -310,6 +337,7 @@ def test_those_who_wait_until_all_are_blocked_come_before_a_jump() -> None:
     assert order == ["waited 0.0", "waited 0.01", "slept"]
 
 
+@only_natively
 def test_one_clock_at_a_time() -> None:
     def main() -> None:
         with MockClock() as clock:
@@ -321,6 +349,7 @@ def test_one_clock_at_a_time() -> None:
     run(main)
 
 
+@only_natively
 def test_mistakes_are_named() -> None:
     for rate in (-1, math.inf, math.nan):
         with pytest.raises(ValueError, match="rate must be"):
@@ -336,12 +365,64 @@ def test_mistakes_are_named() -> None:
         run(lambda: None, clok=MockClock())
 
 
+@only_natively
 @pytest.mark.parametrize("host", ["asyncio", "trio"])
-def test_only_on_the_native_loop(host: str) -> None:
+def test_a_hosts_loop_has_to_be_made_for_it(host: str) -> None:
     pytest.importorskip(host)
 
     async def main() -> None:
-        with pytest.raises(aevent.AeventError, match="for the native backend"):
+        with pytest.raises(aevent.AeventError, match="give the MockClock to"):
             MockClock().__enter__()
 
     aevent.run(main, backend=host)
+
+
+def test_a_clock_and_a_loop_of_ones_own_exclude_each_other() -> None:
+    if on == "asyncio":
+        factory = asyncio.new_event_loop
+        with pytest.raises(TypeError, match="leave loop_factory out"):
+            run(lambda: None, clock=MockClock(), loop_factory=factory)
+        with pytest.raises(TypeError, match=r"clock must be an aevent\.testing\.MockClock, not 5"):
+            run(lambda: None, clock=5)
+
+
+def test_the_hosts_own_time_is_the_same() -> None:
+    """What is asleep in the host's own way, and in ours, wakes in order."""
+    order = []
+
+    async def hosts(hours: float) -> None:
+        await (anyio.sleep(hours * HOUR) if on == "native" else hosts_sleep(hours * HOUR))
+        order.append(hours)
+
+    async def hosts_sleep(seconds: float) -> None:
+        await (asyncio.sleep(seconds) if on == "asyncio" else trio.sleep(seconds))
+
+    def green(hours: float) -> None:
+        time.sleep(hours * HOUR)
+        order.append(hours)
+
+    def calls() -> float:
+        before = time.monotonic()
+        aevent.await_(hosts(4.5))
+        return time.monotonic() - before
+
+    async def with_portal() -> None:
+        time.sleep(2.5 * HOUR)
+        order.append(2.5)
+
+    async def main() -> None:
+        began = anyio.current_time()
+        with pytest.raises(TimeoutError), aevent.fail_after(10 * HOUR):
+            async with aevent.TaskGroup() as group:
+                for hours in (3, 1):
+                    group.spawn(hosts, hours)
+                for hours in (4, 2):
+                    group.spawn(green, hours)
+                group.spawn(with_portal)
+                group.spawn(calls)
+                group.spawn(threading.Event().wait)
+        assert anyio.current_time() - began == pytest.approx(10 * HOUR, abs=1)
+        assert aevent.current_time() - time.monotonic() == pytest.approx(0, abs=1)
+
+    run(main, clock=autojump())
+    assert order == [1, 2, 2.5, 3, 4, 4.5]

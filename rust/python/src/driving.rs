@@ -164,6 +164,7 @@ pub fn statistics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         statistics.set_item("timers", event_loop.scheduler.timers_len())?;
         statistics.set_item("stacks", event_loop.stacks())?;
         let deadline = event_loop.scheduler.next_deadline();
+        statistics.set_item("working", event_loop.scheduler.is_at_work())?;
         statistics.set_item("next_deadline", cancel_scope::to_seconds(deadline))?;
     }
     Ok(statistics)

@@ -77,6 +77,11 @@ impl Quiet {
         };
     }
 
+    /// Whether anybody waits for work that is done elsewhere.
+    pub fn is_at_work(&self) -> bool {
+        self.at_work > 0
+    }
+
     fn least_cushion(&self) -> Option<u64> {
         self.waiters.iter().map(|waiter| waiter.cushion).min()
     }

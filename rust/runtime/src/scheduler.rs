@@ -389,6 +389,11 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         self.quiet().count_work(more);
     }
 
+    /// Whether a task waits for such work.
+    pub fn is_at_work(&self) -> bool {
+        self.quiet().is_at_work()
+    }
+
     /// Whether anybody waits until nobody else has anything to do.
     #[inline]
     pub fn is_quiet_awaited(&self) -> bool {
@@ -493,7 +498,13 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     #[inline]
     fn arm_if_host_waits(&self, deadline: u64) {
         if self.host_has_the_thread.get() {
-            self.arm(deadline.min(self.next_deadline()));
+            let next = deadline.min(self.next_deadline());
+            if next != NEVER && clock::real_deadline(next) == NEVER {
+                // The thread's own time stands still. A host that can set it forward asks again.
+                self.notify();
+            } else {
+                self.arm(next);
+            }
         }
     }
 
