@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,12 +89,15 @@ class Run:
         timeout: float,
         folder: Path,
         usual: dict[str, float] | None = None,
+        without: Iterable[str] = (),
     ) -> None:
         self.module = module
         self.backend = backend
         self.timeout = timeout
         #: Seconds that tests take plainly: the long ones are given longer.
         self.usual = usual or {}
+        #: Tests of no interest.
+        self.without = frozenset(without)
         self.folder = folder
         self.log = folder / f"{module.name}.log"
         self.tests: dict[str, Outcome] = {}
@@ -116,7 +119,7 @@ class Run:
         return Results(self.tests, self.skipped, round(time.monotonic() - began, 1))
 
     def _run_all(self, only: list[str] | None) -> None:
-        done: set[str] = set()
+        done = set(self.without)
         fruitless = 0
         while True:
             process = self._process(only, done)
@@ -142,6 +145,8 @@ class Run:
             self.tests.setdefault(name, Outcome("not run", detail))
         if self.trouble and not self.planned:
             self.tests[EXIT] = Outcome("failed", detail)
+            if self.backend == "plain":
+                self.skipped = "fails in plain Python: " + detail.strip().rpartition("\n")[2]
 
     def _run_failed_alone(self) -> None:
         bad = [

@@ -52,6 +52,15 @@ class Tests(unittest.TestCase):
     def test_9_fails_as_expected(self):
         self.fail("on purpose")
 
+class Unstarted(unittest.TestCase):
+    def run(self, result):
+        # As CPython 3.12.1 runs a test that a decorator skips.
+        result.addSkip(self, "on purpose")
+        result.stopTest(self)
+
+    def test_7_is_not_started(self):
+        pass
+
 class Broken(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -119,6 +128,7 @@ def test_each_test_has_its_outcome(
         "test_5_is_skipped": ("skipped", False),
         "test_6_has_subtests": ("failed", True),
         "test_0_fails_unless_alone": ("passed", True),
+        "test_7_is_not_started": ("skipped", False),
         "test_8_passes": ("passed", False),
         "test_9_fails_as_expected": ("passed", False),
         "test_never_run": ("not run", False),
@@ -152,6 +162,16 @@ def test_the_end_is_not_waited_for_if_a_test_has_failed(tmp_path: Path, backend:
     results = driver.Run(found[0], backend, timeout=300, folder=tmp_path / "logs")()
     assert [outcome.what for outcome in results.tests.values()] == ["failed", "passed"]
     assert results.seconds < 100
+
+
+def test_a_module_that_fails_in_plain_python_is_named(tmp_path: Path) -> None:
+    driver, modules = _import("driver"), _import("modules")
+    (tmp_path / "test_of_the_driver.py").write_text("import no_such_module")
+    found, _ = modules.find(["test_of_the_driver"], tmp_path / "cache", str(tmp_path))
+    results = driver.Run(found[0], "plain", timeout=300, folder=tmp_path / "logs")()
+    assert results.skipped is not None
+    assert results.skipped.startswith("fails in plain Python: ")
+    assert "no_such_module" in results.skipped
 
 
 def test_what_is_listed_must_fail() -> None:

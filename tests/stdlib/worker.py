@@ -132,6 +132,8 @@ class Result(unittest.TestResult):
 
     def stopTest(self, test: Any) -> None:
         super().stopTest(test)
+        if not self._name:
+            return
         faulthandler.cancel_dump_traceback_later()
         self._report(
             end=self._name,
@@ -176,6 +178,12 @@ class Result(unittest.TestResult):
 
     def addSkip(self, test: Any, reason: str) -> None:
         super().addSkip(test, reason)
+        if not self._name and isinstance(test, unittest.TestCase):
+            # CPython 3.12.1 does not start one that a decorator skips.
+            name = self._selection.name(test)
+            self._report(start=name)
+            self._report(end=name, outcome="skipped", seconds=0.0, detail=reason)
+            return
         self._set(test, "skipped", reason)
 
     def addExpectedFailure(self, test: Any, err: Any) -> None:
