@@ -7,8 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .. import _core, _run
-from .._backend import HostBackend, check_name, load
+from .._asyncgens import AsyncGenerators
+from .._backend import HostBackend, check_name, load, wait
+from .._entry import NativeToken
 from .._monkey.nested_loops import exchange_kept
+from .._scopes import CancelScope
 from .._signals import in_main_os_thread, interrupts, wakeups
 from .._sync import Event
 from ._test_loop import TestLoop
@@ -19,8 +22,11 @@ class NativeTestLoop(TestLoop):
 
     def _run_until_ready(self) -> None:
         self._children = _core.Children(keeps_errors=False)
+        self._token = NativeToken(self._children)
+        self._generators = AsyncGenerators(self._token)
         self._ready = Event()
         self._over = Event()
+        self._ending = CancelScope(shield=True)
         self._run(self._start(), None)
 
     async def _start(self) -> None:
@@ -39,13 +45,14 @@ class NativeTestLoop(TestLoop):
 
     def _break_off(self) -> None:
         self._over.set()
+        self._ending.cancel()
 
     def _run(self, coroutine: Coroutine[Any, Any, None], main: _core.Task | None) -> None:
         async def with_main() -> None:
             _core.set_main(main)
             await coroutine
 
-        with interrupts(), wakeups():
+        with _run.driving_natively(self._token, self._generators):
             _core.run_native(None, (), with_main(), self._children)
 
     def _run_until(self, done: Event, wake: Event, main: _core.Task | None) -> None:
@@ -55,10 +62,22 @@ class NativeTestLoop(TestLoop):
     def _run_until_over(self, wake: Event) -> None:
         wake.set()
         try:
-            self._run(_wait_for(self._over), None)
+            self._run(self._end(), None)
         finally:
+            self._token.end()
             # A mock clock may have left it ahead, and nothing has a deadline any more.
             _core.give_up_clock()
+
+    async def _end(self) -> None:
+        await self._over.async_wait()
+        if self._abandoned:
+            return
+        # What is left are tasks that belong to the loop itself.
+        self._children.cancel()
+        with self._ending:
+            await wait(self._children.wait_empty())
+        self._children.close()
+        await self._generators.close_all()
 
 
 async def _wait_for(event: Event) -> None:

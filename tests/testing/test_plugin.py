@@ -54,6 +54,55 @@ def test_both_kinds_of_tests_run_in_a_task_of_each_backend(passes: Run) -> None:
     )
 
 
+def test_tests_have_all_that_belongs_to_a_running_loop(passes: Run) -> None:
+    passes(
+        """
+    import gc
+    import aevent, anyio, sniffio
+
+    def there_and_back():
+        return aevent.from_thread.run_sync(sniffio.current_async_library)
+
+    async def test_threads(aevent_backend):
+        name = "aevent" if aevent_backend == "native" else aevent_backend
+        assert await aevent.to_thread.run_sync(there_and_back) == name
+        limiter = aevent.to_thread.current_default_thread_limiter()
+        assert limiter is aevent.to_thread.current_default_thread_limiter()
+
+    def test_threads_from_synchronous_code():
+        assert aevent.await_(aevent.to_thread.run_sync(there_and_back))
+
+    async def test_system_tasks():
+        ran = aevent.Event()
+        async def task():
+            ran.set()
+            await aevent.sleep_forever()
+        aevent.lowlevel.spawn_system_task(task)
+        await ran.async_wait()
+
+    async def test_async_generators():
+        closed = aevent.Event()
+        async def generator():
+            try:
+                yield
+            finally:
+                closed.set()
+        async for _ in generator():
+            break
+        gc.collect()
+        await closed.async_wait()
+
+    async def test_anyio():
+        await anyio.to_thread.run_sync(anyio.from_thread.run, anyio.sleep, 0)
+        async with anyio.from_thread.BlockingPortal() as portal:
+            await anyio.to_thread.run_sync(portal.call, anyio.sleep, 0)
+    """,
+        ALL,
+        count=15,
+        warnings="default",
+    )
+
+
 def test_nothing_happens_unless_it_is_asked_for(passes: Run) -> None:
     passes(
         """
