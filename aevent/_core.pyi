@@ -111,6 +111,7 @@ __all__ = [
     "replace_native",
     "run_native",
     "runner_variable",
+    "separate_profilers",
     "set_buffered_owner",
     "set_class_attribute",
     "set_clock",
@@ -1213,6 +1214,12 @@ def settrace(function: Any, /) -> None:
 
 def setprofile(function: Any, /) -> None:
     """`sys.setprofile` in a task: for the running thread only, if it is a green one."""
+
+def separate_profilers(enable: Callable[..., object]) -> None:
+    """From now on what `cProfile.Profile` objects have installed is the running thread's only.
+
+    `enable` is their method, which installs it again when the thread runs.
+    """
 
 def settrace_all_threads(function: Any, original: Callable[[Any], object], /) -> None:
     """`threading.settrace_all_threads`: for green threads, too, those of other OS threads included.

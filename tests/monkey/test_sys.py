@@ -213,3 +213,35 @@ print("done")
 def test_what_is_no_function_is_refused_as_by_the_original() -> None:
     with pytest.raises(TypeError):
         sys.settrace()  # type: ignore[call-arg]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="one profiler at a time, for all threads")
+def test_cprofile_sees_the_thread_that_has_enabled_it() -> None:
+    import cProfile
+
+    def called() -> None:
+        time.sleep(0)
+
+    def calls(times: int) -> None:
+        for _ in range(times):
+            called()
+
+    def counted(times: int) -> int:
+        with cProfile.Profile() as profiler:
+            calls(times)
+        counts = [s.callcount for s in profiler.getstats() if s.code == called.__code__]
+        return sum(counts)
+
+    found: dict[int, int] = {}
+    threads = [
+        threading.Thread(target=lambda times=times: found.setdefault(times, counted(times)))
+        for times in (3, 5)
+    ]
+    threads.append(threading.Thread(target=calls, args=(7,)))
+    for thread in threads:
+        thread.start()
+    assert counted(4) == 4
+    for thread in threads:
+        thread.join()
+    assert found == {3: 3, 5: 5}
+    assert sys.getprofile() is None

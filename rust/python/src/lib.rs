@@ -235,6 +235,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )?)?;
     module.add_function(wrap_pyfunction!(thread::adjust_native, module)?)?;
     module.add_function(wrap_pyfunction!(thread::all_tasks, module)?)?;
+    module.add_function(wrap_pyfunction!(tracing::separate_profilers, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::settrace, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::set_tracing_functions, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::setprofile, module)?)?;

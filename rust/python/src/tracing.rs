@@ -30,6 +30,9 @@ struct Originals {
 
 static ORIGINALS: OnceLock<Originals> = OnceLock::new();
 
+/// `enable` of `cProfile.Profile`, where a profiler takes the place of a profile function.
+static ENABLE_PROFILER: OnceLock<Py<PyAny>> = OnceLock::new();
+
 /// A function that was set for all threads, and when: its number.
 type ForAll = Option<(u32, Py<PyAny>)>;
 
@@ -93,7 +96,22 @@ impl Functions {
             sys.settrace.call1(py, (&self.trace,))?;
         }
         if !self.profile.is(&instead_of.profile) {
-            sys.setprofile.call1(py, (&self.profile,))?;
+            self.install_profile(py, sys)?;
+        }
+        Ok(())
+    }
+}
+
+impl Functions {
+    fn install_profile(&self, py: Python<'_>, sys: &Originals) -> PyResult<()> {
+        let function = self.profile.bind(py);
+        if function.is_none() || function.is_callable() {
+            sys.setprofile.call1(py, (function,))?;
+        } else if let Some(enable) = ENABLE_PROFILER.get() {
+            // What is called is a function in C that it has installed: `sys.setprofile` cannot.
+            enable.call1(py, (function,))?;
+        } else {
+            sys.setprofile.call1(py, (py.None(),))?;
         }
         Ok(())
     }
@@ -206,6 +224,14 @@ pub fn settrace(py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<()> {
 pub fn setprofile(py: Python<'_>, function: &Bound<'_, PyAny>) -> PyResult<()> {
     let sys = begin(py)?;
     sys.setprofile.call1(py, (function,)).map(drop)
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn separate_profilers(py: Python<'_>, enable: Bound<'_, PyAny>) -> PyResult<()> {
+    begin(py)?;
+    let _ = ENABLE_PROFILER.set(enable.unbind());
+    Ok(())
 }
 
 /// See `_core.pyi`.
