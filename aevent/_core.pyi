@@ -1057,7 +1057,7 @@ class Children:
         """Whether the children were cancelled: by `cancel`, by a failure or from above."""
     def __contains__(self, task: Task, /) -> bool:
         """Whether the task is one of them that has not ended."""
-    def wait_for_daemon(self, task: Task, /) -> None:
+    def wait_for_daemon(self, task: Task) -> None:
         """Has `wait_empty(daemons_too=False)` wait for the task, too, if it is one of them."""
     @property
     def pending(self) -> int:
