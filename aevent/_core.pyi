@@ -221,6 +221,8 @@ class CancelScope:
     ) -> Self: ...
     def _fail_at_deadline(self) -> Self:
         """Has it raise TimeoutError if its own deadline ends the body. Returns itself."""
+    def _note_deadline(self, deadline: float) -> None:
+        """What a task of ours in it is told, if it asks; it is for somebody else to keep it."""
     @staticmethod
     def _of_host(host: object) -> CancelScope:
         """A handle of a host's scope (a `HostScope`) that is entered already."""

@@ -43,7 +43,9 @@ def fail_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
 def current_effective_deadline() -> float:
     """When the running task will be cancelled by a deadline, in seconds of `current_time()`.
 
-    `math.inf` if no deadline applies, `-math.inf` if it is cancelled already.
+    `math.inf` if no deadline applies, `-math.inf` if it is cancelled already. Hosts tell only a
+    task of their own: of their scopes outside its group a green thread learns what was so when the
+    group was entered, and an async child that `start` has begun learns the group's deadline only.
     """
     if in_task_of_ours():
         return _core.current_effective_deadline()

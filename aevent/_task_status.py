@@ -64,6 +64,7 @@ class _Starting:
         self._is_in_group = True
         assert self._scope is not None
         self._scope.shield = False
+        self._scope._note_deadline(math.inf)
         self._progress.set()
 
     async def run_async(self, end: _End, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -104,6 +105,8 @@ class _Starting:
         run = self.run_async if is_coroutine_function(fn) else self.run_sync
         self._scope = group.spawn(run, _End(self), fn, args, name=name)
         self._scope.shield = True
+        # The caller passes on that he is cancelled. A task of ours can tell by when that will be.
+        self._scope._note_deadline(current_effective_deadline())
 
     async def wait(self) -> Any:
         try:

@@ -289,6 +289,14 @@ impl CancelScope {
         slf
     }
 
+    /// See `_core.pyi`.
+    fn _note_deadline(&self, deadline: f64) -> PyResult<()> {
+        if let Some(node) = self.node() {
+            node.set_deadline(to_nanos(deadline)?);
+        }
+        Ok(())
+    }
+
     #[getter]
     fn deadline(&self) -> PyResult<f64> {
         if self.inner().relative.is_some() {
