@@ -227,6 +227,41 @@ def test_green_threads_that_are_always_ready_leave_the_host_its_turns(
     run(main)
 
 
+def test_green_threads_that_talk_to_each_other_do_not_need_the_host(run: Run, backend: str) -> None:
+    if backend == "native":
+        pytest.skip("there is no host")
+    import anyio
+
+    messages = 1000
+    left, right = socket.socketpair()
+    done = False
+
+    def ask() -> None:
+        nonlocal done
+        for _ in range(messages):
+            left.sendall(b"?")
+            left.recv(1)
+        done = True
+
+    def answer() -> None:
+        for _ in range(messages):
+            right.sendall(right.recv(1))
+
+    async def main() -> None:
+        turns = 0
+        async with aevent.TaskGroup() as group:
+            group.spawn(ask)
+            group.spawn(answer)
+            while not done:
+                await anyio.sleep(0)
+                turns += 1
+        # One for each slice of some milliseconds, in which hundreds of messages are sent.
+        assert 0 < turns < messages
+
+    with left, right:
+        run(main)
+
+
 def test_host_tasks_that_are_always_ready_leave_green_threads_their_turns(
     run: Run, backend: str
 ) -> None:

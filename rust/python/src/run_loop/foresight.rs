@@ -3,7 +3,7 @@
 //! Among thousands of tasks everything that belongs to one has left the cache by the time it is its turn:
 //! two kilobytes of saved C stack, the greenlet, the task. A switch then mostly waits for memory.
 //! But the run queue tells who comes next, so each switch asks for a part of what the following ones
-//! will touch, and nothing waits: the task of the one after three others, the greenlet of the one
+//! will touch, and nothing waits: the task of the one after three others, greenlet and context of the one
 //! before, what greenlet keeps with that of the one before that, and the stack of who is next. Each
 //! says where the next part is. A yield among 10,000 threads takes 0.6 of the time.
 
@@ -37,14 +37,17 @@ impl Loop {
 #[inline(never)]
 extern "C" fn fetch_upcoming(event_loop: &Loop, last: *const Task<Payload>) {
     stack::fetch(last, TASK);
-    let frozen = |n| {
+    let objects = |n| {
         let task = event_loop.scheduler.upcoming(n)?;
         // SAFETY: the run queue, which nobody changes meanwhile, keeps the task alive. The reference to
         // its state is given up at once.
-        Some(unsafe { (*task).payload.state().frozen }).filter(|frozen| !frozen.is_null())
+        let state = unsafe { (*task).payload.state() };
+        Some((state.frozen, state.context))
     };
-    if let Some(greenlet) = frozen(2) {
+    let frozen = |n| Some(objects(n)?.0).filter(|frozen| !frozen.is_null());
+    if let Some((greenlet, context)) = objects(2) {
         stack::fetch(greenlet, 1);
+        stack::fetch(context, 1);
     }
     // SAFETY: a task owns the greenlet it is frozen with.
     unsafe {
