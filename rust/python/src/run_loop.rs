@@ -8,23 +8,23 @@
 //! `Loop::tick`, which sits at a shallow depth of the C stack.
 //!
 //! Every function here that may switch takes what it needs out of the cells first and borrows
-//! nothing across. This file alone releases the interpreter to wait for events.
+//! nothing across. `events` alone releases the interpreter to wait.
 
 mod after_fork;
 mod all_loops;
 mod driver;
+mod events;
 mod foresight;
 mod stack_loop;
 mod this_thread;
+mod yielding;
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
-use aevent_runtime::clock;
 use aevent_runtime::fork;
-use aevent_runtime::reactor;
-use aevent_runtime::scheduler::{Pace, Scheduler};
+use aevent_runtime::scheduler::Scheduler;
 use aevent_runtime::task::Task;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -42,13 +42,11 @@ pub use this_thread::{
 
 use crate::errors::{self, Outcome, Raised};
 use crate::portal;
-use crate::raw;
 use crate::running_loop;
 use crate::signals::{self, Signals};
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, SchedulerRef, TaskRef, release, state};
 use crate::tracing::Tracing;
-use crate::wait;
 
 /// The loop of one OS thread. Reached by that thread only, with the interpreter attached.
 pub struct Loop {
@@ -269,107 +267,6 @@ impl Loop {
         }
     }
 
-    #[inline(never)]
-    fn look(&self) {
-        let result = self.scheduler.look();
-        self.after_events(result);
-    }
-
-    /// Whoever waits for what the running task has just done in the kernel runs next.
-    #[inline(never)]
-    pub fn look_ahead(&self) {
-        let result = self.scheduler.look_ahead();
-        self.after_events(result);
-    }
-
-    /// The place where the native loop blocks, and releases the interpreter for it.
-    #[inline(never)]
-    fn wait_for_events(&self) {
-        let timeout = self.scheduler.time_to_wait();
-        if timeout == Some(0) {
-            return self.look();
-        }
-        if self.scheduler.is_quiet_awaited() {
-            return self.wait_for_quiet(timeout);
-        }
-        let (fd, mut batch) = self.scheduler.begin_wait();
-        // SAFETY: we are attached, or no Python code could have called us.
-        let py = unsafe { Python::assume_attached() };
-        self.scheduler.set_waits(true);
-        let result = py.detach(|| reactor::wait(fd, &mut batch, timeout));
-        let result = self.scheduler.take_in(batch, result);
-        self.scheduler.set_waits(false);
-        self.after_events(result);
-    }
-
-    /// The same while somebody waits until nothing happens any more.
-    #[cold]
-    #[inline(never)]
-    fn wait_for_quiet(&self, timeout: Option<u64>) {
-        let pace = self.scheduler.pace();
-        let timeout = match pace {
-            Pace::Real(left) => left,
-            Pace::Own => timeout,
-        };
-        let shorter = match (timeout, self.scheduler.patience()) {
-            (Some(timeout), Some(patience)) => Some(timeout.min(patience)),
-            (timeout, patience) => timeout.or(patience),
-        };
-        let (own, began) = (clock::now(), clock::real());
-        let (fd, mut batch) = self.scheduler.begin_wait();
-        // SAFETY: as above.
-        let py = unsafe { Python::assume_attached() };
-        self.scheduler.set_waits(true);
-        let result = py.detach(|| reactor::wait(fd, &mut batch, shorter));
-        let lasted = clock::real() - began;
-        if matches!(pace, Pace::Real(_)) {
-            clock::jump_to(own + lasted);
-        }
-        let nothing = matches!(result, Ok(0));
-        let result = self.scheduler.take_in(batch, result);
-        self.scheduler.set_waits(false);
-        self.after_events(result);
-        if nothing && !self.scheduler.has_ready() && !self.stop.get() {
-            self.scheduler.after_quiet(lasted);
-        }
-    }
-
-    fn after_events(&self, result: std::io::Result<()>) {
-        // SAFETY: as above.
-        let py = unsafe { Python::assume_attached() };
-        if let Err(error) = result {
-            self.fail(errors::from_io(py, &error));
-        }
-        if self.is_main_thread {
-            // Ours leave the program's handlers to the main task. Those that were set without us run
-            // here with no task current, so whatever they call is the original.
-            // SAFETY: attached.
-            if unsafe { ffi::PyErr_CheckSignals() } != 0 {
-                self.interrupt(PyErr::fetch(py));
-            }
-        }
-    }
-
-    /// A failure of the loop itself: `run` or `tick` raises it.
-    fn fail(&self, error: PyErr) {
-        // SAFETY: one thread, nothing borrowed.
-        unsafe { *self.failure.get() = Some(error) };
-        self.stop.set(true);
-    }
-
-    /// Delivers the exception of a handler that was not given to `deliver_signal` to the main task,
-    /// where it parks next or is parked.
-    fn interrupt(&self, error: PyErr) {
-        match self.main() {
-            Some(main) if !main.is_done() => {
-                let former = state(&main).interrupt.replace(error);
-                drop(former);
-                main.unpark();
-            }
-            _ => self.fail(error),
-        }
-    }
-
     /// Switches to a frozen task. Returns what greenlet's switch returned, when somebody has
     /// switched back.
     #[inline(always)]
@@ -507,147 +404,6 @@ impl Loop {
         }
         Ok(())
     }
-
-    /// Lets the others run first. Returns at once if there are none.
-    #[inline]
-    pub fn yield_now(&self, py: Python<'_>) -> Outcome<()> {
-        if self.generation.get() != fork::generation() {
-            // A hook of somebody's runs in the child of a fork, and ours has not yet: there is
-            // nobody to let run.
-            return Ok(());
-        }
-        if !self.scheduler.has_ready() {
-            if !self.scheduler.is_look_due() {
-                return Ok(());
-            }
-            if self.driver.get() == Driver::Native {
-                self.look();
-                if !self.scheduler.has_ready() {
-                    // The handler of a signal that was noticed may have raised.
-                    return match current() {
-                        Some(me) => wait::check_interrupt(&me),
-                        None => Ok(()),
-                    };
-                }
-            }
-        }
-        let Some(me) = self.take_current() else {
-            return Ok(());
-        };
-        let pointer: *const Task<Payload> = Arc::as_ptr(&me);
-        if state(&me).kind == Kind::Host {
-            me.begin_yield();
-            self.scheduler.enqueue(me.clone());
-            return pause_portal(py, self, me);
-        }
-        // It goes on counting as running: two atomic exchanges less.
-        self.scheduler.requeue(me);
-        // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
-        let me = unsafe { &*pointer };
-        self.leave(me)?;
-        self.call_handlers(me)?;
-        wait::check_interrupt(me)
-    }
-
-    /// `time.sleep(0)` of a green thread while others are ready: the whole of it, and hardly anything on
-    /// the stack meanwhile. If this is not such a case, calls `otherwise`.
-    #[inline(always)]
-    pub fn yield_briefly(&self, otherwise: impl FnOnce() -> Object) -> Object {
-        // SAFETY: one thread; the reference is not kept.
-        let Some(me) = (unsafe { (*self.current.get()).as_ref() }) else {
-            return otherwise();
-        };
-        let pointer: *const Task<Payload> = Arc::as_ptr(me);
-        if state(me).kind != Kind::Green
-            || self.generation.get() != fork::generation()
-            || !self.scheduler.has_ready()
-            || wait::is_to_raise(me)
-        {
-            return otherwise();
-        }
-        if let Some(me) = self.take_current() {
-            self.scheduler.requeue(me);
-        }
-        // SAFETY: the run queue keeps the task alive until it is resumed, and then `current` does.
-        let me = unsafe { &*pointer };
-        if !self.stop.get()
-            && !self.scheduler.is_look_due()
-            && let Some(task) = self.scheduler.next()
-        {
-            self.foresee();
-            let state = state(&task);
-            if state.is_frozen()
-                && !std::ptr::eq(Arc::as_ptr(&task), me)
-                && me.payload.state().running_loop.is_null()
-            {
-                me.payload.state().frozen = stack::current();
-                return resume_and_check(self, me, Arc::into_raw(task));
-            }
-            return leave_and_check(self, me, Arc::into_raw(task));
-        }
-        leave_and_check(self, me, null())
-    }
-
-    #[inline(always)]
-    fn checked(&self, me: &Task<Payload>) -> Object {
-        if self.call_handlers(me).is_err() {
-            return null_mut();
-        }
-        if wait::is_to_raise(me) {
-            return wait::raise_in(me);
-        }
-        raw::none()
-    }
-
-    /// After a call that did not have to wait: yields if the task's time slice is over, so that one
-    /// that always finds its data ready does not keep the others from running.
-    #[inline(always)]
-    pub fn breathe(&self, py: Python<'_>) -> Outcome<()> {
-        if self.scheduler.is_look_due() {
-            return self.yield_now(py);
-        }
-        Ok(())
-    }
-}
-
-/// The end of [`Loop::yield_briefly`] if the next task is frozen. Neither inlined nor of Rust's own
-/// kind, which might unwind: so its caller jumps here, and has no frame any more while others run.
-#[inline(never)]
-extern "C" fn resume_and_check(
-    event_loop: &Loop,
-    me: &Task<Payload>,
-    task: *const Task<Payload>,
-) -> Object {
-    // SAFETY: the caller gives up a reference.
-    let result = event_loop.resume(unsafe { Arc::from_raw(task) });
-    match Loop::back(me, result) {
-        Ok(()) => event_loop.checked(me),
-        Err(Raised) => null_mut(),
-    }
-}
-
-/// The same for any task, or for whichever comes next if it is null.
-#[inline(never)]
-extern "C" fn leave_and_check(
-    event_loop: &Loop,
-    me: &Task<Payload>,
-    task: *const Task<Payload>,
-) -> Object {
-    let next = if task.is_null() {
-        event_loop.pick()
-    } else {
-        // SAFETY: as above.
-        Next::Task(unsafe { Arc::from_raw(task) })
-    };
-    match event_loop.leave_to(me, next) {
-        Ok(()) => event_loop.checked(me),
-        Err(Raised) => null_mut(),
-    }
-}
-
-#[inline(never)]
-fn pause_portal(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> Outcome<()> {
-    Ok(portal::pause(py, event_loop, me)?)
 }
 
 #[inline(never)]

@@ -9,12 +9,19 @@
 //! descriptor, because `polling`'s own `wait` makes four further system calls each time (arming its
 //! timerfd, clearing its notifier, re-registering both), which is as much as a small request costs.
 
+mod once;
+mod waiting;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use polling::{Event, PollMode, Poller};
 
 use crate::descriptor;
+use once::Once;
+
+pub use once::OnceKey;
+pub use waiting::wait;
 
 /// Which readiness a waiter wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,27 +91,6 @@ impl<W> Source<W> {
             writers: Vec::new(),
         }
     }
-}
-
-struct Once<W> {
-    generation: u32,
-    /// Whether somebody will still call `end_once`.
-    in_use: bool,
-    /// `None` once it was woken.
-    waiter: Option<W>,
-    /// The descriptor that the caller named.
-    of: RawFd,
-    /// What is registered; -1 when it no longer is.
-    fd: RawFd,
-    /// A duplicate made because the descriptor itself is registered already.
-    duplicate: bool,
-}
-
-/// A single wait, as returned by [`Reactor::wait_once`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OnceKey {
-    index: u32,
-    generation: u32,
 }
 
 /// The events of one wait. Kept apart from the reactor, so that nothing of it is borrowed while the
@@ -364,101 +350,6 @@ impl<W> Reactor<W> {
         }
     }
 
-    /// Registers a descriptor that is not ours for one wait.
-    ///
-    /// The registration is removed by [`Reactor::end_once`], which must be called however the wait
-    /// ends. Errors: `EPERM` for regular files, which are always ready; `EBADF`.
-    pub fn wait_once(&mut self, fd: RawFd, interest: Interest, waiter: W) -> io::Result<OnceKey> {
-        let index = match self.once_free.pop() {
-            Some(index) => index,
-            None => {
-                self.once.push(Once {
-                    generation: 0,
-                    in_use: false,
-                    waiter: None,
-                    of: -1,
-                    fd: -1,
-                    duplicate: false,
-                });
-                (self.once.len() - 1) as u32
-            }
-        };
-        let slot = &mut self.once[index as usize];
-        slot.generation = slot.generation.wrapping_add(1) & 0x3fff_ffff;
-        let generation = slot.generation;
-        let key = ONCE | (u64::from(generation) << 32) | u64::from(index);
-        let flag = |asked: bool, flag: libc::c_int| if asked { flag } else { 0 };
-        let events = flag(interest.read, libc::EPOLLIN | libc::EPOLLRDHUP)
-            | flag(interest.write, libc::EPOLLOUT)
-            | flag(interest.urgent, libc::EPOLLPRI)
-            | libc::EPOLLONESHOT;
-        let mut polled = fd;
-        let mut duplicate = false;
-        let mut result = self.control(fd, libc::EPOLL_CTL_ADD, events, key);
-        if matches!(&result, Err(e) if e.raw_os_error() == Some(libc::EEXIST)) {
-            // Registered already, as a socket of ours or by another single wait. epoll tells
-            // registrations apart by descriptor number, so a duplicate gets one of its own.
-            // SAFETY: no pointers; the result is checked.
-            polled = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
-            result = if polled < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                duplicate = true;
-                self.control(polled, libc::EPOLL_CTL_ADD, events, key)
-            };
-        }
-        if let Err(error) = result {
-            if duplicate {
-                // SAFETY: the duplicate is ours alone.
-                unsafe { libc::close(polled) };
-            }
-            self.once_free.push(index);
-            return Err(error);
-        }
-        let slot = &mut self.once[index as usize];
-        slot.in_use = true;
-        slot.waiter = Some(waiter);
-        slot.of = fd;
-        slot.fd = polled;
-        slot.duplicate = duplicate;
-        Ok(OnceKey { index, generation })
-    }
-
-    /// Whether the wait is over because something has happened, rather than still under way.
-    pub fn has_fired(&self, key: OnceKey) -> bool {
-        let slot = &self.once[key.index as usize];
-        slot.generation == key.generation && slot.in_use && slot.waiter.is_none()
-    }
-
-    /// Ends a single wait, whether it was reported or not.
-    pub fn end_once(&mut self, key: OnceKey) {
-        let slot = &mut self.once[key.index as usize];
-        if slot.generation != key.generation || !slot.in_use {
-            return;
-        }
-        slot.in_use = false;
-        slot.waiter = None;
-        self.unregister_once(key.index as usize);
-        self.once_free.push(key.index);
-    }
-
-    fn unregister_once(&mut self, index: usize) {
-        let slot = &mut self.once[index];
-        if slot.fd < 0 {
-            return;
-        }
-        // SAFETY: if the owner has closed the descriptor meanwhile, the kernel says so and the
-        // registration is gone with it.
-        let _ = self
-            .poller
-            .delete(unsafe { BorrowedFd::borrow_raw(slot.fd) });
-        if slot.duplicate {
-            // SAFETY: the duplicate is ours alone.
-            unsafe { libc::close(slot.fd) };
-        }
-        slot.fd = -1;
-    }
-
     /// Has the reactor's descriptor become readable at `deadline`, for a host that waits for it.
     /// A deadline that is later than the one set already is left for that one to find.
     pub fn arm(&mut self, deadline: u64, now: u64) {
@@ -567,65 +458,5 @@ impl<W> Reactor<W> {
             }
         }
         self.batch = Some(batch);
-    }
-}
-
-/// Waits for events on the epoll descriptor `fd`, for `timeout` nanoseconds at most (`None`: for
-/// ever). Touches nothing but `batch`, so it may run while the interpreter is released.
-///
-/// Returns how many events there are; zero on a timeout and when a signal arrived.
-pub fn wait(fd: RawFd, batch: &mut Batch, timeout: Option<u64>) -> io::Result<usize> {
-    let spec = timeout.map(|nanos| libc::timespec {
-        tv_sec: (nanos / 1_000_000_000) as _,
-        tv_nsec: (nanos % 1_000_000_000) as _,
-    });
-    let spec_pointer = spec
-        .as_ref()
-        .map_or(std::ptr::null(), std::ptr::from_ref::<libc::timespec>);
-    // SAFETY: the buffer is valid for as many events as are announced, and `spec` outlives the call.
-    let count = unsafe {
-        libc::syscall(
-            libc::SYS_epoll_pwait2,
-            fd,
-            batch.events.as_mut_ptr(),
-            batch.events.len() as libc::c_int,
-            spec_pointer,
-            std::ptr::null::<libc::sigset_t>(),
-            8usize,
-        )
-    };
-    if count >= 0 {
-        return Ok(count as usize);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EINTR) => Ok(0),
-        // A kernel before 5.11, or a sandbox that does not know the call.
-        Some(libc::ENOSYS | libc::EPERM) => wait_milliseconds(fd, batch, timeout),
-        _ => Err(error),
-    }
-}
-
-fn wait_milliseconds(fd: RawFd, batch: &mut Batch, timeout: Option<u64>) -> io::Result<usize> {
-    let timeout = match timeout {
-        None => -1,
-        Some(nanos) => nanos.div_ceil(1_000_000).min(i32::MAX as u64) as i32,
-    };
-    // SAFETY: as in `wait`.
-    let count = unsafe {
-        libc::epoll_wait(
-            fd,
-            batch.events.as_mut_ptr(),
-            batch.events.len() as libc::c_int,
-            timeout,
-        )
-    };
-    if count >= 0 {
-        return Ok(count as usize);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EINTR) => Ok(0),
-        _ => Err(error),
     }
 }

@@ -4,6 +4,9 @@
 //! "who is next?" and "what has happened meanwhile?". Its parts are in cells that are opened for the
 //! length of one method each and never while a task or a waker runs.
 
+mod deadlines;
+mod readiness;
+
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::os::fd::RawFd;
@@ -12,19 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use crate::cancel_tree::Scope;
-use crate::clock::{self, NEVER};
+use crate::clock;
 use crate::inbox::Inbox;
 use crate::quiet::{Quiet, QuietKey};
-use crate::reactor::{self, Batch, Direction, Interest, OnceKey, Reactor};
+use crate::reactor::{self, Batch, Reactor};
 use crate::run_queue::RunQueue;
 use crate::task::Task;
-use crate::timers::{TimerKey, Timers};
-
-/// What happens when a deadline has come.
-enum Due<X: Send + Sync + 'static> {
-    Unpark(Arc<Task<X>>),
-    Cancel(Scope<Arc<Task<X>>>),
-}
+use crate::timers::Timers;
+use deadlines::Due;
 
 /// What another thread has for the scheduler.
 enum Letter<X: Send + Sync + 'static> {
@@ -445,170 +443,6 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
                 }
             }
         }
-    }
-
-    fn fire_timers(&self) {
-        if self.timers().is_empty() {
-            return;
-        }
-        let now = clock::now();
-        while let Some(due) = self.timers().pop_expired(now) {
-            match due {
-                Due::Unpark(task) => task.unpark_due(),
-                // If not, its deadline was moved by another thread, which cannot take the timer back.
-                Due::Cancel(scope) if scope.deadline() <= now && !scope.is_closed() => {
-                    for task in scope.cancel() {
-                        task.unpark_due();
-                    }
-                }
-                Due::Cancel(_) => {}
-            }
-        }
-    }
-
-    /// Somebody has set the owner's own time forward, or changed its rate: deadlines may have come.
-    pub fn clock_has_jumped(&self) {
-        self.fire_timers();
-        if self.host_has_the_thread.get() {
-            self.arm_host_timer();
-        }
-    }
-
-    /// Has `task` unparked at `deadline`. Owner only.
-    #[inline]
-    pub fn unpark_at(&self, deadline: u64, task: Arc<Task<X>>) -> TimerKey {
-        self.arm_if_host_waits(deadline);
-        self.timers().insert(deadline, Due::Unpark(task))
-    }
-
-    /// Has `scope` cancelled at `deadline`. Owner only.
-    pub fn cancel_at(&self, deadline: u64, scope: Scope<Arc<Task<X>>>) -> TimerKey {
-        self.arm_if_host_waits(deadline);
-        self.timers().insert(deadline, Due::Cancel(scope))
-    }
-
-    /// Like [`Scheduler::cancel_at`], from another thread. The deadline is to be the scope's own, and
-    /// the timer does nothing if that has changed when it is due.
-    pub fn cancel_at_elsewhere(&self, deadline: u64, scope: Scope<Arc<Task<X>>>) {
-        self.inbox.send(Letter::Deadline(deadline, scope));
-    }
-
-    /// A deadline that is set while the host has the thread: it would not know of it. One that has
-    /// come, and that the host has not asked about yet, stays the next.
-    #[inline]
-    fn arm_if_host_waits(&self, deadline: u64) {
-        if self.host_has_the_thread.get() {
-            let next = deadline.min(self.next_deadline());
-            if next != NEVER && clock::real_deadline(next) == NEVER {
-                // The thread's own time stands still. A host that can set it forward asks again.
-                self.notify();
-            } else {
-                self.arm(next);
-            }
-        }
-    }
-
-    /// In real time: a kernel's timer knows no other.
-    fn arm(&self, deadline: u64) {
-        self.reactor()
-            .arm(clock::real_deadline(deadline), clock::real());
-    }
-
-    /// Takes a deadline back; nothing happens if it has come already. Owner only.
-    #[inline]
-    pub fn forget_deadline(&self, key: TimerKey) {
-        // Dropped here, when the timers are no longer borrowed: it may be the last reference.
-        let due = self.timers().remove(key);
-        drop(due);
-    }
-
-    /// The earliest deadline, [`NEVER`] if there is none.
-    pub fn next_deadline(&self) -> u64 {
-        self.timers().next_deadline().unwrap_or(NEVER)
-    }
-
-    /// How many deadlines are set.
-    pub fn timers_len(&self) -> usize {
-        self.timers().len()
-    }
-
-    /// Before a host waits for [`Scheduler::fd`]: has it become readable at the next deadline.
-    pub fn arm_host_timer(&self) {
-        let deadline = self.next_deadline();
-        if deadline != NEVER {
-            self.arm(deadline);
-        }
-    }
-
-    /// See [`Reactor::watch_signals`].
-    pub fn watch_signals(&self, fd: RawFd) -> io::Result<()> {
-        self.reactor().watch_signals(fd)
-    }
-
-    /// See [`Reactor::may_try`].
-    #[inline]
-    pub fn may_try(&self, fd: RawFd, direction: Direction) -> bool {
-        self.reactor().may_try(fd, direction)
-    }
-
-    /// See [`Reactor::exhausted`].
-    #[inline]
-    pub fn exhausted(&self, fd: RawFd, direction: Direction) {
-        self.reactor().exhausted(fd, direction);
-    }
-
-    /// See [`Reactor::read_short`].
-    #[inline]
-    pub fn read_short(&self, fd: RawFd) {
-        self.reactor().read_short(fd);
-    }
-
-    /// See [`Reactor::wait`].
-    #[inline]
-    pub fn wait_ready(
-        &self,
-        fd: RawFd,
-        direction: Direction,
-        task: Arc<Task<X>>,
-    ) -> io::Result<bool> {
-        self.reactor().wait(fd, direction, task)
-    }
-
-    /// Takes back a wait of `task` after a timeout or a cancellation.
-    pub fn forget_ready(&self, fd: RawFd, direction: Direction, task: &Arc<Task<X>>) {
-        self.reactor()
-            .forget(fd, direction, |waiter| Arc::ptr_eq(waiter, task));
-    }
-
-    /// Before `fd` is closed by the owner's thread: wakes whoever waits for it. The caller has
-    /// renewed its generation.
-    pub fn closing(&self, fd: RawFd) {
-        self.reactor().closing(fd, Task::unpark_owned);
-    }
-
-    /// Like [`Scheduler::closing`], from another thread.
-    pub fn closing_elsewhere(&self, fd: RawFd) {
-        self.inbox.send(Letter::Closing(fd));
-    }
-
-    /// See [`Reactor::wait_once`].
-    pub fn wait_once(
-        &self,
-        fd: RawFd,
-        interest: Interest,
-        task: Arc<Task<X>>,
-    ) -> io::Result<OnceKey> {
-        self.reactor().wait_once(fd, interest, task)
-    }
-
-    /// See [`Reactor::has_fired`].
-    pub fn has_fired(&self, key: OnceKey) -> bool {
-        self.reactor().has_fired(key)
-    }
-
-    /// See [`Reactor::end_once`].
-    pub fn end_once(&self, key: OnceKey) {
-        self.reactor().end_once(key);
     }
 
     /// Whether a host's loop has the thread: from the end of one tick to the beginning of the next.
