@@ -61,6 +61,7 @@ class Plugin:
         """On which backends a test function, or a class of tests, runs; none: it is not ours."""
         marker = _marker(node, function, "aevent")
         if marker is not None:
+            _check_marker(marker)
             if "backend" in marker.kwargs:
                 return _marked_backends(marker.kwargs["backend"])
             return self.backends or [_run.default_backend()]
@@ -286,9 +287,24 @@ def _check_backends(names: list[str], where: str) -> list[str]:
     return backends
 
 
+def _check_marker(marker: pytest.Mark) -> None:
+    unknown = [*map(repr, marker.args), *(set(marker.kwargs) - {"backend", "timeout"})]
+    if unknown:
+        pytest.fail(
+            f"aevent marker: it has no argument {unknown[0]}: it takes backend= and timeout=, as in "
+            '@pytest.mark.aevent(backend="trio", timeout=5)',
+            pytrace=False,
+        )
+
+
 def _marked_backends(names: Any) -> list[str]:
     if names is None:
         return []
+    if not isinstance(names, (str, list, tuple)):
+        pytest.fail(
+            f"aevent marker: backend= takes a name, a list of names or None, not {names!r}",
+            pytrace=False,
+        )
     try:
         return _check_backends([names] if isinstance(names, str) else list(names), "aevent marker")
     except pytest.UsageError as error:

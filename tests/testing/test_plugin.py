@@ -188,6 +188,28 @@ def test_a_marker_chooses_and_may_say_no(passes: Run) -> None:
     result.stdout.fnmatch_lines(["*::test_trio PASSED*", "*::test_two?asyncio? PASSED*"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("'trio'", "*it has no argument 'trio': it takes backend= and timeout=*"),
+        ("backends='trio'", "*it has no argument backends: it takes backend= and timeout=*"),
+        ("backend=3", "*backend= takes a name, a list of names or None, not 3*"),
+    ],
+)
+def test_a_marker_with_wrong_arguments(run_pytest: Run, arguments: str, message: str) -> None:
+    result = run_pytest(
+        f"""
+    import pytest
+
+    @pytest.mark.aevent({arguments})
+    async def test_it():
+        pass
+    """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([message])
+
+
 def test_a_marker_with_an_unknown_backend(run_pytest: Run) -> None:
     result = run_pytest(
         """
