@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -413,3 +414,15 @@ def test_repr_tells_the_state(run: Run) -> None:
         assert repr(group) == "<aevent.TaskGroup, left>"
 
     run(main)
+
+
+@pytest.mark.parametrize("fn", [boom, boom_async])
+def test_what_a_child_raises_has_its_traceback(run: Run, fn: Callable[..., Any]) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            group.spawn(fn)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    (error,) = caught.value.exceptions
+    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1] == fn.__name__

@@ -104,7 +104,9 @@ impl Shared {
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
-                let (cancelled, rest) = errors::split(error.value(py).as_any());
+                // Not `value()`: until Python 3.12 that has not got its traceback yet.
+                let error = error.into_value(py).into_bound(py).into_any();
+                let (cancelled, rest) = errors::split(&error);
                 if let Some(rest) = rest {
                     self.fail(PyErr::from_value(rest));
                 }
