@@ -291,8 +291,8 @@ def _check_marker(marker: pytest.Mark) -> None:
     unknown = [*map(repr, marker.args), *(set(marker.kwargs) - {"backend", "timeout"})]
     if unknown:
         pytest.fail(
-            f"aevent marker: it has no argument {unknown[0]}: it takes backend= and timeout=, as in "
-            '@pytest.mark.aevent(backend="trio", timeout=5)',
+            f"aevent marker: it has no argument {unknown[0]}: it takes backend= and timeout=, as "
+            'in @pytest.mark.aevent(backend="trio", timeout=5)',
             pytrace=False,
         )
 
