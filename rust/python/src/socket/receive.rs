@@ -51,7 +51,7 @@ unsafe extern "C" fn recv(_module: Object, args: *mut Object, nargs: isize) -> O
         )
     };
     raw::give(parse_recv(py, args).and_then(|(socket, size, flags)| {
-        if size <= SCRATCH {
+        if size <= SCRATCH && flags & libc::MSG_WAITALL == 0 {
             recv_small(py, socket, size, flags)
         } else {
             recv_large(py, socket, size, flags)
@@ -106,9 +106,9 @@ fn recv_large(py: Python<'_>, socket: Socket, size: usize, flags: i32) -> Outcom
     // SAFETY: a bytes object of that size, which nobody else has seen. It is on the heap, so it
     // stays where it is while the task parks.
     let buffer: *mut libc::c_void = unsafe { ffi::PyBytes_AsString(data) }.cast();
-    let result = receive(py, socket, size, flags, |fd, flags| {
-        // SAFETY: the object has room for `size` bytes.
-        unsafe { libc::recv(fd, buffer, size, flags) }
+    let result = receive_whole(py, socket, size, flags, |fd, got, flags| {
+        // SAFETY: the object has room for `size` bytes, of which `got` are filled.
+        unsafe { libc::recv(fd, buffer.byte_add(got), size - got, flags) }
     });
     match result {
         Ok(count) => {
@@ -161,6 +161,36 @@ fn receive(
         event_loop.scheduler.read_short(socket.fd());
     }
     Ok(count)
+}
+
+/// The same by `call(fd, got, flags)`, where `got` bytes are there already.
+///
+/// With `MSG_WAITALL`, a stream that may block gives all that was asked for, but for its end. (The
+/// kernel does not wait when `MSG_DONTWAIT` is there, too.) An exception in between, as that of a
+/// cancellation, loses what is there.
+#[inline(always)]
+fn receive_whole(
+    py: Python<'_>,
+    socket: Socket,
+    size: usize,
+    flags: i32,
+    mut call: impl FnMut(RawFd, usize, i32) -> isize,
+) -> Outcome<usize> {
+    let mut got = receive(py, socket, size, flags, |fd, flags| call(fd, 0, flags))?;
+    if flags & libc::MSG_WAITALL != 0
+        && flags & (libc::MSG_PEEK | libc::MSG_DONTWAIT) == 0
+        && socket.timeout() < 0
+        && socket.is_stream()
+    {
+        let mut last = got;
+        while last > 0 && got < size {
+            last = receive(py, socket, size - got, flags, |fd, flags| {
+                call(fd, got, flags)
+            })?;
+            got += last;
+        }
+    }
+    Ok(got)
 }
 
 /// `socket.recv_into` in a task.
@@ -275,8 +305,9 @@ pub(super) fn receive_into(
         return Err(PyValueError::new_err("buffer too small for requested bytes").into());
     }
     let pointer = view.pointer();
-    receive(py, socket, size, flags, |fd, flags| {
-        // SAFETY: the view keeps the buffer in place, and `size` is at most its length.
-        unsafe { libc::recv(fd, pointer, size, flags) }
+    receive_whole(py, socket, size, flags, |fd, got, flags| {
+        // SAFETY: the view keeps the buffer in place, and `size` is at most its length; `got` bytes
+        // of it are filled.
+        unsafe { libc::recv(fd, pointer.byte_add(got), size - got, flags) }
     })
 }
