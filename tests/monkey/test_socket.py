@@ -481,3 +481,24 @@ def test_receiving_all_that_was_asked_for() -> None:
         assert buffer == b"121212"
         assert ours.recv(100_000, socket.MSG_WAITALL) == b"12"
         thread.join()
+
+
+def test_a_blocking_socket_sends_all_of_it_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    data = bytes(1_000_000)
+    received: list[int] = []
+
+    def receive() -> None:
+        while got := theirs.recv(100_000):
+            received.append(len(got))
+
+    thread = threading.Thread(target=receive)
+    with ours:
+        thread.start()
+        assert ours.send(data) == len(data)
+        with ours.makefile("wb", buffering=0) as file:
+            assert file.write(data) == len(data)
+        ours.settimeout(5)
+        assert 0 < ours.send(data) < len(data)  # it is non-blocking for the kernel
+    thread.join()
+    assert sum(received) > 2 * len(data)

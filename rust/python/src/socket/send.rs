@@ -59,16 +59,18 @@ pub(super) fn send_once(
         return Ok(result as usize);
     }
     breathe(py)?;
-    let mut deadline = None;
     let size = view.len();
-    transmit(
-        py,
-        socket,
-        view.pointer().cast(),
-        size,
-        flags,
-        &mut deadline,
-    )
+    let data = view.pointer().cast::<u8>().cast_const();
+    let mut sent = transmit(py, socket, data, size, flags, &mut None)?;
+    if sent < size && socket.timeout() < 0 && socket.is_stream() {
+        // One that blocks is done when the kernel has it all, and callers count on that.
+        while sent < size {
+            // SAFETY: `sent` is less than `size`; the view keeps the data in place.
+            let rest = unsafe { data.add(sent) };
+            sent += transmit(py, socket, rest, size - sent, flags, &mut None)?;
+        }
+    }
+    Ok(sent)
 }
 
 /// `socket.sendall` in a task. The timeout is for the whole.
