@@ -493,12 +493,13 @@ def test_a_blocking_socket_sends_all_of_it_at_once() -> None:
             received.append(len(got))
 
     thread = threading.Thread(target=receive)
-    with ours:
+    with theirs:
         thread.start()
         assert ours.send(data) == len(data)
         with ours.makefile("wb", buffering=0) as file:
             assert file.write(data) == len(data)
         ours.settimeout(5)
         assert 0 < ours.send(data) < len(data)  # it is non-blocking for the kernel
-    thread.join()
+        ours.close()
+        thread.join()
     assert sum(received) > 2 * len(data)
