@@ -6,6 +6,7 @@ changed, but for the length of one `sendfile()` call. No child is reaped but tho
 
 from __future__ import annotations
 
+import functools
 import os
 import posix
 import select
@@ -196,15 +197,21 @@ def _wait_child(pid: int, options: int) -> None:
     _core.wait_child(which, number, options & ~os.WNOHANG | os.WEXITED)
 
 
-def waitpid(pid: int, options: int, /) -> tuple[int, int]:
+def _ask_until_told(ask: Callable[[int], Any], pid: int, options: int) -> Any:
+    """What `ask(options)`, which does not wait, says of children when it has something to say."""
     while True:
-        found = _waitpid(pid, options | os.WNOHANG)
+        found = ask(options | os.WNOHANG)
         if found[0]:
             return found
         if options & os.WNOHANG:
             _core.breathe()
             return found
         _wait_child(pid, options)
+
+
+def waitpid(pid: int, options: int, /) -> tuple[int, int]:
+    told: tuple[int, int] = _ask_until_told(functools.partial(_waitpid, pid), pid, options)
+    return told
 
 
 def wait() -> tuple[int, int]:
@@ -212,25 +219,13 @@ def wait() -> tuple[int, int]:
 
 
 def wait3(options: int) -> tuple[int, int, Any]:
-    while True:
-        found = _wait3(options | os.WNOHANG)
-        if found[0]:
-            return found
-        if options & os.WNOHANG:
-            _core.breathe()
-            return found
-        _wait_child(-1, options)
+    told: tuple[int, int, Any] = _ask_until_told(_wait3, -1, options)
+    return told
 
 
 def wait4(pid: int, options: int) -> tuple[int, int, Any]:
-    while True:
-        found = _wait4(pid, options | os.WNOHANG)
-        if found[0]:
-            return found
-        if options & os.WNOHANG:
-            _core.breathe()
-            return found
-        _wait_child(pid, options)
+    told: tuple[int, int, Any] = _ask_until_told(functools.partial(_wait4, pid), pid, options)
+    return told
 
 
 def waitid(idtype: int, id: int, options: int, /) -> Any:

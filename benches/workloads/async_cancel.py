@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from measure import Clocks, Sample, for_about_async
 
@@ -32,20 +33,32 @@ async def repeat(
     return await for_about_async(seconds, measure, first=3)
 
 
-async def main_aevent(*, seconds: float, tasks: int, with_start: bool) -> Sample:
-    # Only here, as in the others: a process imports the one runtime it measures.
-    import aevent
+def cancelling_scope(
+    open_group: Callable[[], Any],
+    sleep_forever: Callable[[], Awaitable[None]],
+    sleep: Callable[[float], Awaitable[None]],
+    tasks: int,
+) -> Callable[[], Awaitable[Clocks]]:
+    """A round of a runtime whose groups have a cancel scope."""
 
     async def round_() -> Clocks:
-        async with aevent.TaskGroup() as group:
+        async with open_group() as group:
             for _ in range(tasks):
-                group.start_soon(aevent.sleep_forever)
-            await aevent.sleep(0)
-            await aevent.sleep(0)
+                group.start_soon(sleep_forever)
+            await sleep(0)
+            await sleep(0)
             begin = Clocks.read()
             group.cancel_scope.cancel()
         return begin
 
+    return round_
+
+
+async def main_aevent(*, seconds: float, tasks: int, with_start: bool) -> Sample:
+    # Only here, as in the others: a process imports the one runtime it measures.
+    import aevent
+
+    round_ = cancelling_scope(aevent.TaskGroup, aevent.sleep_forever, aevent.sleep, tasks)
     return await repeat(round_, seconds, tasks, with_start)
 
 
@@ -73,30 +86,12 @@ async def main_asyncio(*, seconds: float, tasks: int, with_start: bool) -> Sampl
 async def main_trio(*, seconds: float, tasks: int, with_start: bool) -> Sample:
     import trio
 
-    async def round_() -> Clocks:
-        async with trio.open_nursery() as nursery:
-            for _ in range(tasks):
-                nursery.start_soon(trio.sleep_forever)
-            await trio.sleep(0)
-            await trio.sleep(0)
-            begin = Clocks.read()
-            nursery.cancel_scope.cancel()
-        return begin
-
+    round_ = cancelling_scope(trio.open_nursery, trio.sleep_forever, trio.sleep, tasks)
     return await repeat(round_, seconds, tasks, with_start)
 
 
 async def main_anyio(*, seconds: float, tasks: int, with_start: bool) -> Sample:
     import anyio
 
-    async def round_() -> Clocks:
-        async with anyio.create_task_group() as group:
-            for _ in range(tasks):
-                group.start_soon(anyio.sleep_forever)
-            await anyio.sleep(0)
-            await anyio.sleep(0)
-            begin = Clocks.read()
-            group.cancel_scope.cancel()
-        return begin
-
+    round_ = cancelling_scope(anyio.create_task_group, anyio.sleep_forever, anyio.sleep, tasks)
     return await repeat(round_, seconds, tasks, with_start)
