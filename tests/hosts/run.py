@@ -13,6 +13,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -272,6 +273,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for a part of a suite")
     parser.add_argument("--test-timeout", type=float, default=60, help="seconds for a test")
     options = parser.parse_args()
+    # Ignored, as a shell has it for what it starts in the background, it would be for the suites.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     results = [check(suite, options) for suite in options.suites]
     return 0 if all(results) else 1
 
