@@ -99,7 +99,8 @@ def _patch_process(module: Any) -> None:
     kind = module._ExecutorManagerThread
     kind.start = patched_threading.SystemThread.start
     executor = module.ProcessPoolExecutor
-    patcher.method(executor, "_spawn_process", natively(executor._spawn_process))
+    spawn = natively(executor._spawn_process, forks=True)
+    patcher.method(executor, "_spawn_process", spawn)
 
 
 def patch() -> None:

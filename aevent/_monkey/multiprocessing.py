@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,12 +21,37 @@ from .._imports import when_imported
 from . import originals, patcher
 from . import threading as patched_threading
 
+#: Locks that a fork takes, by hooks of modules, and that a green thread may hold while it waits.
+_LOCKS_OF_A_FORK = (("concurrent.futures.thread", "_global_shutdown_lock"), ("logging", "_lock"))
 
-def natively(original: Callable[..., Any]) -> Callable[..., Any]:
+
+def _held_by_another() -> Any:
+    """Such a lock that the running thread could not have at once."""
+    for module, name in _LOCKS_OF_A_FORK:
+        lock = getattr(sys.modules.get(module), name, None)
+        if lock is not None:
+            if not lock.acquire(blocking=False):
+                return lock
+            lock.release()
+    return None
+
+
+def _enter_to_fork() -> bool:
+    """As `adjust_native(1)`. While nothing cooperates, the hooks could not wait for anybody."""
+    while True:
+        entered: bool = _core.adjust_native(1)
+        if not entered or (lock := _held_by_another()) is None:
+            return entered
+        _core.adjust_native(-1)
+        with lock:
+            pass
+
+
+def natively(original: Callable[..., Any], *, forks: bool = False) -> Callable[..., Any]:
     """`original`, not cooperating: threads that it starts are real, processes are plain ones."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        entered = _core.adjust_native(1)
+        entered = _enter_to_fork() if forks else _core.adjust_native(1)
         try:
             return original(*args, **kwargs)
         finally:
@@ -73,7 +99,7 @@ _thread_pools: weakref.WeakSet[Any] = weakref.WeakSet()
 def _patch_pool(module: Any) -> None:
     kind = module.Pool
     original = kind.__init__
-    init_natively = natively(original)
+    init_natively = natively(original, forks=True)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(self, module.ThreadPool):

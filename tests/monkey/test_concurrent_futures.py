@@ -98,6 +98,25 @@ def test_a_pool_of_processes() -> None:
             pool.submit(divmod, 1, 0).result()
 
 
+def test_a_pool_of_processes_forks_when_nobody_holds_what_a_fork_takes() -> None:
+    results: list[object] = []
+
+    def compute() -> None:
+        with ProcessPoolExecutor(1, fork) as pool:
+            results.append(pool.submit(abs, -1).result())
+        with fork.Pool(1) as processes:
+            results.append(processes.apply(abs, (-2,)))
+
+    thread = threading.Thread(target=compute)
+    with concurrent.futures.thread._global_shutdown_lock:
+        thread.start()
+        for _ in range(10):
+            time.sleep(0)
+        assert not multiprocessing.active_children()
+    thread.join()
+    assert results == [1, 2]
+
+
 def test_a_process_that_dies_breaks_the_pool() -> None:
     import os
 

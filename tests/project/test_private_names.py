@@ -46,9 +46,11 @@ PRIVATE = {
         "ThreadPoolExecutor._shutdown_lock": ALWAYS,
         "ThreadPoolExecutor._threads": ALWAYS,
         "ThreadPoolExecutor._work_queue": ALWAYS,
+        "_global_shutdown_lock": ALWAYS,
     },
     "importlib": {"_bootstrap": ALWAYS},
     "importlib._bootstrap": {"_thread": ALWAYS},
+    "logging": {"_lock": ALWAYS},
     "multiprocessing.connection": {"Connection._recv": ALWAYS, "Connection._send": ALWAYS},
     "multiprocessing.pool": {
         "Pool._state": ALWAYS,
