@@ -114,7 +114,7 @@ def parts(suite: str, fast: bool) -> tuple[dict[str, list[str]], Path]:
         modules, folder = existing("test.test_asyncio.test_", names)
         if fast:
             return {"all": ["--pyargs", *modules]}, folder
-        return {module.rpartition("_")[2]: ["--pyargs", module] for module in modules}, folder
+        return {module.rpartition("test_")[2]: ["--pyargs", module] for module in modules}, folder
     if suite == "trio":
         inner = [name for name in TRIO if not fast or name in FAST[suite]]
         outer = [name for name in TRIO_OUTER if not fast or name in FAST[suite]]
