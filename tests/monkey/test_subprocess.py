@@ -124,12 +124,16 @@ def test_waiting_times_out() -> None:
 
 
 def test_an_end_is_told_at_once() -> None:
-    # Not in steps of 50 ms, as the original does it.
-    with subprocess.Popen(CAT, stdin=subprocess.PIPE) as process:
-        threading.Timer(0.06, process.kill).start()
-        killed = time.monotonic() + 0.06
-        process.wait(5)
-        assert time.monotonic() - killed < 0.04
+    # Not in steps of 50 ms, as the original does it: between 63 and 113 ms it does not look.
+    took: list[float] = []
+    while not took or (min(took) >= 0.04 and len(took) < 10):
+        with subprocess.Popen(CAT, stdin=subprocess.PIPE) as process:
+            start = time.monotonic()
+            threading.Timer(0.066, process.kill).start()
+            process.wait(5)
+            took.append(time.monotonic() - start - 0.066)
+    # The machine may have been busy, but not each time.
+    assert min(took) < 0.04, took
 
 
 def test_several_threads_wait_for_one_child() -> None:

@@ -68,17 +68,20 @@ def test_real_threads_and_green_ones_join_each_other() -> None:
     green = threading.Thread(target=release.wait)
     green.start()
     joined: list[bool] = []
+    tried = threading.Event()
 
     def join() -> None:
         green.join(0.01)
         joined.append(green.is_alive())
+        tried.set()
         green.join(5)
         joined.append(green.is_alive())
 
     joiner = real(target=join)
     joiner.start()
-    joiner.join(0.05)
+    joiner.join(0.001)
     assert joiner.is_alive()
+    assert tried.wait(5)
     release.set()
     joiner.join(5)
     assert joined == [True, False]
