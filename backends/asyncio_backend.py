@@ -133,6 +133,8 @@ class AsyncioBackend(HostBackend):
     def __init__(self) -> None:
         super().__init__()
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: The tick that is to come because the last one left tasks ready.
+        self._next: asyncio.Handle | None = None
         self._task_factory: Any = None
         self._former_factory: Any = None
         #: How many tasks are in `portals_in_tree`, and the factory that is set for them.
@@ -166,8 +168,8 @@ class AsyncioBackend(HostBackend):
 
     def begin_ticking(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        loop.add_reader(_core.loop_fd(), self._turn)
-        loop.call_soon(self._turn)
+        loop.add_reader(_core.loop_fd(), self._readable)
+        self._next = loop.call_soon(self._turn)
         if self.portals_for_all:
             for task in asyncio.all_tasks(loop):
                 # One that hides its coroutine goes without; per_task() in it says so.
@@ -183,15 +185,25 @@ class AsyncioBackend(HostBackend):
     def end_ticking(self) -> None:
         assert self._loop is not None
         self._loop.remove_reader(_core.loop_fd())
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         if self._task_factory is not None and self._loop.get_task_factory() is self._task_factory:
             self._loop.set_task_factory(self._former_factory)
         self._task_factory = None
         self._loop = None
 
+    def _readable(self) -> None:
+        # One that follows another comes in the same turn of the loop. A second one would leave a tick to
+        # come as well, and so on: the loop itself would be left ever fewer turns.
+        if self._next is None:
+            self._turn()
+
     def _turn(self) -> None:
+        self._next = None
         loop = self._loop
-        if loop is not None and self.tick():
-            loop.call_soon(self._turn)
+        if loop is not None and self.tick() and self._loop is loop:
+            self._next = loop.call_soon(self._turn)
 
     def hide(self) -> None:
         events._set_running_loop(None)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 import aevent
+from aevent._backend import HostBackend
 from tests.backends.contract import Run
 
 #: Nobody is starved for longer than this, else the test fails instead of hanging.
@@ -260,6 +261,43 @@ def test_green_threads_that_talk_to_each_other_do_not_need_the_host(run: Run, ba
 
     with left, right:
         run(main)
+
+
+def test_the_host_has_a_turn_for_each_of_the_green_threads(
+    run: Run, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However often the scheduler's descriptor becomes readable in between.
+    if backend == "native":
+        pytest.skip("there is no host")
+    tick = HostBackend.tick
+    ticks = turns = 0
+
+    def counted(host: HostBackend) -> bool:
+        nonlocal ticks
+        ticks += 1
+        return tick(host)
+
+    monkeypatch.setattr(HostBackend, "tick", counted)
+
+    def spin() -> None:
+        while ticks < 300:
+            time.sleep(0)
+
+    def wait() -> None:
+        while ticks < 300:
+            time.sleep(0.0002)
+
+    async def main() -> None:
+        nonlocal turns
+        async with aevent.TaskGroup() as group:
+            group.spawn(spin)
+            group.spawn(wait)
+            while ticks < 300:
+                await aevent.sleep(0)
+                turns += 1
+
+    run(main)
+    assert turns > 200
 
 
 def test_host_tasks_that_are_always_ready_leave_green_threads_their_turns(
