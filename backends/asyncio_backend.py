@@ -194,8 +194,8 @@ class AsyncioBackend(HostBackend):
         self._loop = None
 
     def _readable(self) -> None:
-        # One that follows another comes in the same turn of the loop. A second one would leave a tick to
-        # come as well, and so on: the loop itself would be left ever fewer turns.
+        # One that follows another comes in the same turn of the loop. A second one would leave a
+        # tick to come as well, and so on: the loop itself would be left ever fewer turns.
         if self._next is None:
             self._turn()
 

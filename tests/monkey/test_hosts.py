@@ -34,11 +34,13 @@ async def check():
             assert await loop.run_in_executor(pool, system_thread) != here
     # They run beside the loop: it goes on while they work.
     ticks = 0
-    work = asyncio.ensure_future(asyncio.to_thread(time.sleep, 0.05))
+    def wait_for_ticks():
+        while ticks < 10:
+            time.sleep(0.001)
+    work = asyncio.ensure_future(asyncio.to_thread(wait_for_ticks))
     while not work.done():
         ticks += 1
         await asyncio.sleep(0.001)
-    assert ticks > 10
     # From a thread into the loop.
     async def answer():
         return "answer"
@@ -78,16 +80,18 @@ async def check():
     assert await trio.to_thread.run_sync(system_thread) != here
     ticks = 0
     done = False
+    def wait_for_ticks():
+        while ticks < 10:
+            time.sleep(0.001)
     async def work():
         nonlocal done
-        await trio.to_thread.run_sync(time.sleep, 0.05)
+        await trio.to_thread.run_sync(wait_for_ticks)
         done = True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work)
         while not done:
             ticks += 1
             await trio.sleep(0.001)
-    assert ticks > 10
     ask = lambda: trio.from_thread.run(trio.sleep, 0.001)
     assert await trio.to_thread.run_sync(ask) is None
     assert await trio.socket.getaddrinfo("localhost", 80)
