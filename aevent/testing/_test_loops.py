@@ -47,22 +47,28 @@ class NativeTestLoop(TestLoop):
         self._over.set()
         self._ending.cancel()
 
-    def _run(self, coroutine: Coroutine[Any, Any, None], main: _core.Task | None) -> None:
+    def _run(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        main: _core.Task | None,
+        wake: Event | None = None,
+    ) -> None:
         async def with_main() -> None:
             _core.set_main(main)
+            # Not before: a signal that comes when the job has begun is the job's.
+            if wake is not None:
+                wake.set()
             await coroutine
 
         with _run.driving_natively(self._token, self._generators):
             _core.run_native(None, (), with_main(), self._children)
 
     def _run_until(self, done: Event, wake: Event, main: _core.Task | None) -> None:
-        wake.set()
-        self._run(_wait_for(done), main)
+        self._run(_wait_for(done), main, wake)
 
     def _run_until_over(self, wake: Event) -> None:
-        wake.set()
         try:
-            self._run(self._end(), None)
+            self._run(self._end(), None, wake)
         finally:
             self._token.end()
             # A mock clock may have left it ahead, and nothing has a deadline any more.

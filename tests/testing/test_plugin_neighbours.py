@@ -286,6 +286,24 @@ def test_the_keyboard_ends_the_run(backend: str, kind: str, pytester: pytest.Pyt
     assert "went on" not in rest and "KeyboardInterrupt" in rest, rest
 
 
+def test_a_signal_is_the_tests_from_its_first_line(passes: Run) -> None:
+    passes(
+        """
+    import signal, pytest
+
+    def test_sync():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    async def test_async():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    """,
+        "--aevent-backend=native,asyncio,trio",
+        count=6,
+    )
+
+
 def test_loops_that_tests_run_themselves(passes: Run) -> None:
     passes(
         """
