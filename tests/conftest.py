@@ -53,6 +53,8 @@ _watchdog = pytest.StashKey[Watchdog]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it starts in the background ignore it, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # pytest suspends its capturing while it configures, so this is the real one.
     config.stash[_stderr] = stderr = os.dup(2)
     config.stash[_watchdog] = watchdog = Watchdog(stderr)

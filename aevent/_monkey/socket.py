@@ -11,7 +11,7 @@ import functools
 import io
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .. import _core
@@ -41,6 +41,41 @@ def _through(name: str, write: bool, flags: int) -> Callable[..., Any]:
     method.__name__ = name
     method.__qualname__ = f"socket.{name}"
     return method
+
+
+def _sendmsg() -> Callable[..., Any]:
+    """`sendmsg` of a stream that blocks sends all of it."""
+    send = _through("sendmsg", write=True, flags=2)
+
+    def sendmsg(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        if not args or self.gettimeout() is not None or self.type != socket.SOCK_STREAM:
+            return send(self, *args, **kwargs)
+        buffers, *others = args
+        if not isinstance(buffers, (list, tuple)):
+            buffers = list(buffers)
+        sent = send(self, buffers, *others, **kwargs)
+        flags = others[1] if len(others) > 1 else 0
+        if not flags & socket.MSG_DONTWAIT:
+            # One that blocks is done when the kernel has it all, and callers count on that. What
+            # comes beside the data has gone with the first of it.
+            while rest := _after(buffers, sent):
+                sent += send(self, rest, (), flags)
+        return sent
+
+    sendmsg.__qualname__ = "socket.sendmsg"
+    return sendmsg
+
+
+def _after(buffers: Collection[Any], sent: int) -> list[memoryview]:
+    """What is left of the buffers when so many bytes of them have been sent."""
+    rest = []
+    for buffer in buffers:
+        view = memoryview(buffer)
+        size = view.nbytes
+        if size > sent:
+            rest.append(view.cast("B")[sent:] if sent else view)
+        sent = max(sent - size, 0)
+    return rest
 
 
 def _is_not_to_wait(sock: socket.socket, flags: Any) -> bool:
@@ -231,7 +266,7 @@ def patch() -> None:
         ("recvfrom_into", _through("recvfrom_into", write=False, flags=2)),
         ("recvmsg", _through("recvmsg", write=False, flags=2)),
         ("recvmsg_into", _through("recvmsg_into", write=False, flags=2)),
-        ("sendmsg", _through("sendmsg", write=True, flags=2)),
+        ("sendmsg", _sendmsg()),
     )
     original = patcher.in_place(socket, "socket")
     patcher.keep_in(original, *[name for name, _ in replacements])
