@@ -60,10 +60,22 @@ def test_a_timeout_and_a_cancelled_wait() -> None:
 
 
 def test_shutdown_cancels_what_has_not_begun() -> None:
+    begun = threading.Semaphore(0)
+    go = threading.Event()
+
+    def work() -> bool:
+        begun.release()
+        return go.wait()
+
     pool = ThreadPoolExecutor(2)
-    futures = [pool.submit(time.sleep, 0.001) for _ in range(10)]
-    pool.shutdown(cancel_futures=True)
+    futures = [pool.submit(work) for _ in range(10)]
+    for _ in range(2):
+        begun.acquire()
+    pool.shutdown(wait=False, cancel_futures=True)
     assert [future.cancelled() for future in futures] == [False] * 2 + [True] * 8
+    go.set()
+    pool.shutdown()
+    assert [future.result() for future in futures[:2]] == [True] * 2
 
 
 def test_an_initializer_that_fails_breaks_the_pool() -> None:
