@@ -320,10 +320,18 @@ def check_name(name: str) -> str:
     return name
 
 
+#: What `load` has found. Before Python 3.11, to ask the import system even for a module that is
+#: loaded takes the one import lock, which another OS thread may hold while its finder waits.
+_loaded: dict[str, type[Backend]] = {}
+
+
 def load(name: str) -> type[Backend]:
     """The adapter called `name`. Imports its host, and no other."""
-    module = importlib.import_module(f"._backends.{check_name(name)}_backend", __package__)
-    adapter: type[Backend] = module.ADAPTER
+    check_name(name)
+    adapter = _loaded.get(name)
+    if adapter is None:
+        adapter = importlib.import_module(f"._backends.{name}_backend", __package__).ADAPTER
+        _loaded[name] = adapter
     return adapter
 
 
