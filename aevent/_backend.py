@@ -49,6 +49,12 @@ class HostScope(Protocol):
         """Moves the deadline, in seconds of `time.monotonic()`."""
 
     def set_shield(self, shield: bool) -> None: ...
+    def set_beyond(self, deadline: Callable[[], float] | None) -> None:
+        """What else has a deadline for what runs in it, shielded or not: see `deadline_here`.
+
+        Somebody else cancels the scope then, and this one if it says so beforehand.
+        """
+
     def __enter__(self) -> object: ...
     def __exit__(
         self,
@@ -277,8 +283,16 @@ class HostBackend(Backend):
         """A cancel scope of the host's; `deadline` in seconds of `time.monotonic()`."""
 
     @abstractmethod
+    def deadline_here(self) -> Callable[[], float]:
+        """Tells, when called, the effective deadline where the host's running task is now.
+
+        In seconds of `time.monotonic()`. To be called in the host's OS thread, by green threads,
+        too, at any time: scopes may be moved, shielded and cancelled meanwhile.
+        """
+
     def current_effective_deadline(self) -> float:
         """The deadline of the running task, in seconds of `time.monotonic()`."""
+        return self.deadline_here()()
 
     @abstractmethod
     def task_identity(self) -> int:

@@ -31,6 +31,8 @@ class _Request:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        #: What tells the thread's deadline.
+        self.deadline = _core.deadline_here()
         #: Around what is awaited, in the host's task.
         self.scope = _core.CancelScope()
         self.done = _core.Event()
@@ -50,6 +52,7 @@ class _Await(_Request):
 
     async def fulfil(self, server: _Server) -> None:
         with self.scope:
+            self.scope._set_beyond(self.deadline)
             self.results.append(await _in_context(self.context, self._awaitable))
 
 
@@ -70,11 +73,15 @@ class Body(_Request):
         #: What the host has cancelled the companion with while the thread was in the body.
         self.cancelled_by: BaseException | None = None
         self.end: _End | None = None
+        #: What tells the deadline in what the companion has entered.
+        self.deadline_of_body: Callable[[], float] | None = None
 
     async def fulfil(self, server: _Server) -> None:
         try:
             with self.scope:
+                self.scope._set_beyond(self.deadline)
                 self.results.append(await _in_context(self.context, _awaited(self._enter)))
+                self.deadline_of_body = server.host.deadline_here()
                 server.bodies.append(self)
                 server.request = None
                 self.done.set()

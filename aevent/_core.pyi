@@ -71,6 +71,7 @@ __all__ = [
     "current_thread",
     "current_time",
     "current_time_ns",
+    "deadline_here",
     "deliver_signal",
     "descriptor_wait",
     "driver",
@@ -221,8 +222,11 @@ class CancelScope:
     ) -> Self: ...
     def _fail_at_deadline(self) -> Self:
         """Has it raise TimeoutError if its own deadline ends the body. Returns itself."""
-    def _note_deadline(self, deadline: float) -> None:
-        """What a task of ours in it is told, if it asks; it is for somebody else to keep it."""
+    def _set_beyond(self, deadline: Callable[[], float] | None) -> None:
+        """What else has a deadline for what runs in it, and says so when it is called.
+
+        It is for somebody else to cancel the scope then.
+        """
     @staticmethod
     def _of_host(host: object) -> CancelScope:
         """A handle of a host's scope (a `HostScope`) that is entered already."""
@@ -280,6 +284,12 @@ def current_effective_deadline() -> float:
 
     Infinite if there is none; minus infinity if the task is cancelled already. Not for a host's
     tasks, whose deadline the host knows.
+    """
+
+def deadline_here() -> Callable[[], float]:
+    """Tells, when called, what `current_effective_deadline` would in the running task of ours.
+
+    What counts is the scope that it is in now. In this OS thread only.
     """
 
 # --- Waiting --------------------------------------------------------------------------------------
@@ -1069,8 +1079,8 @@ class Children:
         """How many of them nobody waits for."""
     def wait_empty(self, *, daemons_too: bool = True) -> Wait:
         """A wait for the end of the last child, or of the last that is no daemon."""
-    def note_deadline(self, deadline: float) -> None:
-        """The deadline of the host's scope around them, for them to tell when they are asked."""
+    def set_beyond(self, deadline: Callable[[], float]) -> None:
+        """What tells the deadline of the host's scope around them, for them to be asked for it."""
     def wait_settled(self) -> Wait:
         """A wait until a child has failed, or the last has ended after `settle`."""
     def member(self) -> Member:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from . import _core
 from ._backend import current_host, in_task_of_ours
@@ -43,10 +44,17 @@ def fail_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
 def current_effective_deadline() -> float:
     """When the running task will be cancelled by a deadline, in seconds of `current_time()`.
 
-    `math.inf` if no deadline applies, `-math.inf` if it is cancelled already. Hosts tell only a
-    task of their own: of their scopes outside its group a green thread learns what was so when the
-    group was entered, and an async child that `start` has begun learns the group's deadline only.
+    `math.inf` if no deadline applies, `-math.inf` if it is cancelled already: then the next wait
+    raises. On a host it counts what the host's own scopes say, on asyncio `asyncio.timeout` among
+    them, but not `asyncio.wait_for` before Python 3.12, which tells nobody. Semantics trio's.
     """
     if in_task_of_ours():
         return _core.current_effective_deadline()
     return current_host().current_effective_deadline()
+
+
+def deadline_here() -> Callable[[], float]:
+    """Tells, when called, what `current_effective_deadline` would where the running task is now."""
+    if in_task_of_ours():
+        return _core.deadline_here()
+    return current_host().deadline_here()

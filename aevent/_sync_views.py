@@ -60,6 +60,7 @@ class _SyncContext(AbstractContextManager[T]):
         self._body, value = companion.enter(enter, leave)
         self._companion = companion
         self._body.scope_in_thread.__enter__()
+        self._body.scope_in_thread._set_beyond(self._body.deadline_of_body)
         return cast("T", value)
 
     def __exit__(

@@ -50,8 +50,8 @@ class HostGroup:
 
     async def enter(self) -> TaskGroup:
         self._tasks = await self._manager.__aenter__()
-        outer = self._host.current_effective_deadline()
-        self._scope = CancelScope._of_host(_GroupScope(self._tasks.scope, self.children, outer))
+        self.children.set_beyond(self._host.deadline_here())
+        self._scope = CancelScope._of_host(self._tasks.scope)
         return self._group
 
     def spawn(self, fn: Callable[..., Any], args: tuple[Any, ...], name: str | None) -> CancelScope:
@@ -202,43 +202,6 @@ class _Watcher:
 
 def _nobody() -> None:
     return None
-
-
-class _GroupScope:
-    """A host's scope around a group, whose deadline the green threads in it are told."""
-
-    def __init__(self, scope: HostScope, children: _core.Children, outer: float) -> None:
-        self._scope = scope
-        self._children = children
-        self._outer = outer
-        self._deadline = math.inf
-        self._shield = False
-        self._note()
-
-    def _note(self) -> None:
-        outer = math.inf if self._shield else self._outer
-        self._children.note_deadline(min(outer, self._deadline))
-
-    @property
-    def cancel_called(self) -> bool:
-        return self._scope.cancel_called
-
-    @property
-    def cancelled_caught(self) -> bool:
-        return self._scope.cancelled_caught
-
-    def cancel(self) -> None:
-        self._scope.cancel()
-
-    def set_deadline(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._note()
-        self._scope.set_deadline(deadline)
-
-    def set_shield(self, shield: bool) -> None:
-        self._shield = shield
-        self._note()
-        self._scope.set_shield(shield)
 
 
 def name_of(fn: Callable[..., Any]) -> str:

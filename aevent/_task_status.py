@@ -12,7 +12,7 @@ from ._bridge import is_coroutine_function
 from ._core import Cancelled, CancelScope
 from ._exceptions import split_cancelled
 from ._run import check_not_coroutine
-from ._scopes import current_effective_deadline
+from ._scopes import current_effective_deadline, deadline_here
 
 
 class TaskStatus(Protocol):
@@ -64,7 +64,7 @@ class _Starting:
         self._is_in_group = True
         assert self._scope is not None
         self._scope.shield = False
-        self._scope._note_deadline(math.inf)
+        self._scope._set_beyond(None)
         self._progress.set()
 
     async def run_async(self, end: _End, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -105,8 +105,8 @@ class _Starting:
         run = self.run_async if is_coroutine_function(fn) else self.run_sync
         self._scope = group.spawn(run, _End(self), fn, args, name=name)
         self._scope.shield = True
-        # The caller passes on that he is cancelled. A task of ours can tell by when that will be.
-        self._scope._note_deadline(current_effective_deadline())
+        # The caller passes on that he is cancelled.
+        self._scope._set_beyond(deadline_here())
 
     async def wait(self) -> Any:
         try:

@@ -19,6 +19,9 @@ import sniffio
 from aevent import _core
 from aevent._backend import HostBackend, HostScope, HostTask, HostTasks, no_one
 from aevent._exceptions import AeventError, RunFinishedError
+from aevent._host_scopes import cancel, change, note
+
+from .asyncio_deadlines import Place, earliest, notice_timeouts, timeouts_of_running_task
 
 T = TypeVar("T")
 
@@ -48,6 +51,7 @@ class AnyioScope:
         self._shield = shield
         self._cancel_called = False
         self._exited = False
+        self._beyond: Callable[[], float] | None = None
 
     @property
     def cancel_called(self) -> bool:
@@ -67,7 +71,7 @@ class AnyioScope:
         if self._scope is None:
             self._cancel_called = True
         else:
-            self._host.call_in_host(self._scope.cancel)
+            cancel(self._host, self._scope)
 
     def set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
@@ -77,14 +81,21 @@ class AnyioScope:
         self._shield = shield
         self._set("shield", shield)
 
+    def set_beyond(self, deadline: Callable[[], float] | None) -> None:
+        self._beyond = deadline
+        if self._scope is not None:
+            note(self._scope).beyond = deadline
+
     def _set(self, name: str, value: object) -> None:
         if self._scope is not None:
-            self._host.call_in_host(functools.partial(setattr, self._scope, name, value))
+            change(self._host, self._scope, name, value)
 
     def __enter__(self) -> object:
         deadline = self._host.in_its_clock(self._deadline)
         with _asyncio_is_running():
             self._scope = anyio.CancelScope(deadline=deadline, shield=self._shield)
+        if self._beyond is not None:
+            note(self._scope).beyond = self._beyond
         if self._cancel_called:
             self._scope.cancel()
         return self._scope.__enter__()
@@ -117,6 +128,9 @@ class AnyioTasks:
     def __init__(self, host: AsyncioBackend, group: anyio.abc.TaskGroup) -> None:
         self._group = group
         self.scope: HostScope = AnyioScope(host, group.cancel_scope)
+        timeouts = timeouts_of_running_task()
+        if timeouts:
+            self.scope.set_beyond(functools.partial(earliest, host, timeouts))
 
     def start(self, make: Callable[[], Coroutine[Any, Any, None]], name: str | None) -> None:
         with _asyncio_is_running():
@@ -166,7 +180,14 @@ class AsyncioBackend(HostBackend):
         assert self._loop is not None
         return self._loop.time() + deadline - _core.current_time()
 
+    def in_our_clock(self, deadline: float) -> float:
+        """A deadline of the loop's clock in seconds of `time.monotonic()`."""
+        if math.isinf(deadline) or self._loop is None:
+            return deadline
+        return _core.current_time() + deadline - self._loop.time()
+
     def begin_ticking(self) -> None:
+        notice_timeouts()
         self._loop = loop = asyncio.get_running_loop()
         loop.add_reader(_core.loop_fd(), self._readable)
         self._next = loop.call_soon(self._turn)
@@ -327,12 +348,12 @@ class AsyncioBackend(HostBackend):
     def open_scope(self, deadline: float, shield: bool) -> HostScope:
         return AnyioScope(self, deadline=deadline, shield=shield)
 
-    def current_effective_deadline(self) -> float:
-        deadline = anyio.current_effective_deadline()
-        if math.isinf(deadline):
-            return deadline
-        assert self._loop is not None
-        return _core.current_time() + deadline - self._loop.time()
+    def deadline_here(self) -> Callable[[], float]:
+        return Place(self)
+
+    async def checkpoint_if_cancelled(self) -> None:
+        if anyio.current_effective_deadline() == -math.inf:
+            await self.sleep(0)
 
     def task_identity(self) -> int:
         """What tells the running host task from others, 0 outside one."""

@@ -17,6 +17,7 @@ import trio
 from aevent import _core
 from aevent._backend import HostBackend, HostScope, HostTask, HostTasks, no_one
 from aevent._exceptions import AeventError, RunFinishedError
+from aevent._host_scopes import cancel, change, effective_deadline, note
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 class TrioScope:
     """A trio cancel scope."""
 
-    def __init__(self, host: HostBackend, scope: trio.CancelScope) -> None:
+    def __init__(self, host: TrioBackend, scope: trio.CancelScope) -> None:
         self._host = host
         self._scope = scope
         self._cancel_called = False
@@ -43,16 +44,16 @@ class TrioScope:
 
     def cancel(self) -> None:
         self._cancel_called = True
-        self._host.call_in_host(self._scope.cancel)
+        cancel(self._host, self._scope)
 
     def set_deadline(self, deadline: float) -> None:
-        self._host.call_in_host(lambda: self._set("deadline", deadline_in_host(deadline)))
+        change(self._host, self._scope, "deadline", self._host.in_its_clock(deadline))
 
     def set_shield(self, shield: bool) -> None:
-        self._host.call_in_host(lambda: self._set("shield", shield))
+        change(self._host, self._scope, "shield", shield)
 
-    def _set(self, name: str, value: object) -> None:
-        setattr(self._scope, name, value)
+    def set_beyond(self, deadline: Callable[[], float] | None) -> None:
+        note(self._scope).beyond = deadline
 
     def __enter__(self) -> object:
         return self._scope.__enter__()
@@ -69,7 +70,7 @@ class TrioScope:
 class TrioTasks:
     """A nursery."""
 
-    def __init__(self, host: HostBackend, nursery: trio.Nursery) -> None:
+    def __init__(self, host: TrioBackend, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self.scope: HostScope = TrioScope(host, nursery.cancel_scope)
 
@@ -77,11 +78,11 @@ class TrioTasks:
         self._nursery.start_soon(make, name=name)
 
 
-def deadline_in_host(deadline: float) -> float:
-    """A deadline of `time.monotonic()` in trio's clock."""
-    if math.isinf(deadline):
-        return deadline
-    return trio.current_time() + deadline - _core.current_time()
+def _scopes(status: Any) -> Iterator[trio.CancelScope]:
+    """The scope of a `CancelStatus` of trio's, and those around it."""
+    while status is not None:
+        yield status._scope
+        status = status.parent
 
 
 class TrioBackend(HostBackend):
@@ -220,13 +221,30 @@ class TrioBackend(HostBackend):
             yield TrioTasks(self, nursery)
 
     def open_scope(self, deadline: float, shield: bool) -> HostScope:
-        return TrioScope(self, trio.CancelScope(deadline=deadline_in_host(deadline), shield=shield))
+        deadline = self.in_its_clock(deadline)
+        return TrioScope(self, trio.CancelScope(deadline=deadline, shield=shield))
 
-    def current_effective_deadline(self) -> float:
-        deadline = trio.current_effective_deadline()
-        if math.isinf(deadline):
+    def in_its_clock(self, deadline: float) -> float:
+        """A deadline of `time.monotonic()` in trio's clock."""
+        if math.isinf(deadline) or self._clock is None:
             return deadline
-        return _core.current_time() + deadline - trio.current_time()
+        return self._clock.current_time() + deadline - _core.current_time()
+
+    def in_our_clock(self, deadline: float) -> float:
+        """A deadline of trio's clock in seconds of `time.monotonic()`."""
+        if math.isinf(deadline) or self._clock is None:
+            return deadline
+        return _core.current_time() + deadline - self._clock.current_time()
+
+    def deadline_here(self) -> Callable[[], float]:
+        # trio tells the running task only.
+        status = trio.lowlevel.current_task()._cancel_status
+        return functools.partial(self._effective_deadline, status)
+
+    def _effective_deadline(self, status: Any) -> float:
+        if status.effectively_cancelled:
+            return -math.inf
+        return effective_deadline(self, _scopes(status))
 
     def task_identity(self) -> int:
         """What tells the running host task from others, 0 outside one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -319,29 +318,3 @@ def test_a_child_may_start_another_in_its_group(run: Run, log: list[str]) -> Non
 
     run(main)
     assert log == ["inner ended"]
-
-
-@pytest.mark.parametrize("kind", ["async", "sync"])
-def test_a_child_can_tell_the_callers_deadline_until_it_has_started(
-    kind: str, run: Run, backend: str
-) -> None:
-    if kind == "async" and backend != "native":
-        pytest.skip("a host's task asks the host, which knows of the group only")
-    told: list[float] = []
-
-    def sync(*, task_status: aevent.TaskStatus) -> None:
-        told.append(aevent.current_effective_deadline())
-        task_status.started()
-        told.append(aevent.current_effective_deadline())
-
-    async def async_(*, task_status: aevent.TaskStatus) -> None:
-        sync(task_status=task_status)
-
-    async def main() -> None:
-        async with aevent.TaskGroup() as group:
-            with aevent.move_on_after(100) as scope:
-                told.append(scope.deadline)
-                await group.start(sync if kind == "sync" else async_)
-
-    run(main)
-    assert told == [pytest.approx(told[0]), pytest.approx(told[0], abs=0.1), math.inf]

@@ -28,7 +28,7 @@ LAYERS = {
     "originals": r"aevent\._monkey\.originals",
     "bindings": r"aevent\._core",
     "exceptions": r"aevent\._exceptions",
-    "contract": r"aevent\._backend",
+    "contract": r"aevent\.(_backend|_host_scopes)",
     "adapters": r"aevent\._backends(\..*)?",
     "monkey": r"aevent\._monkey(\..*)?",
     "integrations": r"aevent\.integrations(\..*)?",

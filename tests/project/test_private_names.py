@@ -114,6 +114,7 @@ PRIVATE = {
     },
     # Packages, in the versions that are installed for development.
     "anyio._core._eventloop": {"claim_worker_thread": ALWAYS, "loaded_backends": ALWAYS},
+    "anyio._backends._asyncio": {"CancelScope._parent_scope": ALWAYS, "_task_states": ALWAYS},
     "anyio._core._sockets": {"convert_ipv6_sockaddr": ALWAYS},
     "anyio._core._tasks": {"TaskHandle._run_coro": ALWAYS, "TaskHandle._start_value": ALWAYS},
     "anyio.abc._eventloop": {"AsyncBackend": ALWAYS},
@@ -134,8 +135,10 @@ PRIVATE = {
     "trio._threads": {"_send_message_to_trio": ALWAYS},
     "trio._core._io_epoll": {"EpollIOManager.get_events": ALWAYS},
     "trio._core._run": {
+        "CancelStatus._scope": ALWAYS,
         "GLOBAL_RUN_CONTEXT": ALWAYS,
         "Runner.deliver_ki": ALWAYS,
+        "Task._cancel_status": ALWAYS,
         "run": ALWAYS,
     },
 }

@@ -136,7 +136,7 @@ async def _run_in_thread(
 ) -> None:
     children = _core.Children()
     with scope:
-        children.note_deadline(host.current_effective_deadline())
+        children.set_beyond(host.deadline_here())
         children.spawn(fn, *args, name=getattr(fn, "__name__", None))
         try:
             await wait(children.wait_empty())

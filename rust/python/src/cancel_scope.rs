@@ -20,7 +20,7 @@ use crate::task::{Kind, SchedulerRef, ScopeRef, TaskRef, state};
 use crate::wait;
 use deadline::{check_duration, to_nanos};
 
-pub use deadline::{current_effective_deadline, to_seconds};
+pub use deadline::{current_effective_deadline, deadline_here, set_beyond, to_seconds};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -237,6 +237,9 @@ impl CancelScope {
             wake(&node);
         } else if let Some(host) = self.host(py) {
             call_host(host.bind(py), "cancel", PyTuple::empty(py))?;
+            // The host hears of it when we have let go of the thread. If the running task of ours is
+            // inside, its own next wait raises.
+            current_effective_deadline(py)?;
         }
         Ok(())
     }
@@ -290,9 +293,11 @@ impl CancelScope {
     }
 
     /// See `_core.pyi`.
-    fn _note_deadline(&self, deadline: f64) -> PyResult<()> {
+    fn _set_beyond(&self, py: Python<'_>, deadline: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Some(node) = self.node() {
-            node.set_deadline(to_nanos(deadline)?);
+            set_beyond(&node, deadline);
+        } else if let Some(host) = self.host(py) {
+            host.call_method1(py, "set_beyond", (deadline,))?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::cancel_scope::CancelScope;
+use crate::cancel_scope::{self, CancelScope};
 use crate::run_loop;
 use crate::task::{Report, state};
 use crate::thread::Task;
@@ -168,17 +168,9 @@ impl Children {
         self.shared.changed().notify_all();
     }
 
-    /// The deadline of the host's scope around them, in seconds of `time.monotonic()`. They only
-    /// say it when asked; the host sees to it that they are cancelled.
-    fn note_deadline(&self, deadline: f64) {
-        let nanos = if deadline.is_finite() {
-            (deadline.max(0.0) * 1e9) as u64
-        } else if deadline > 0.0 {
-            NEVER
-        } else {
-            0
-        };
-        self.shared.inner().scope.set_deadline(nanos);
+    /// See `_core.pyi`.
+    fn set_beyond(&self, deadline: &Bound<'_, PyAny>) {
+        cancel_scope::set_beyond(&self.shared.scope(), deadline);
     }
 
     /// Whether nothing can be started here any more.

@@ -151,6 +151,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         cancel_scope::current_effective_deadline,
         module
     )?)?;
+    module.add_function(wrap_pyfunction!(cancel_scope::deadline_here, module)?)?;
     module.add_function(wrap_pyfunction!(context::runner_variable, module)?)?;
     module.add_function(wrap_pyfunction!(context::set_loop_name_variable, module)?)?;
     module.add_function(wrap_pyfunction!(forest::forest, module)?)?;

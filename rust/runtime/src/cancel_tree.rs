@@ -30,6 +30,7 @@ use links::{
 };
 use walk::Walk;
 
+pub use links::Beyond;
 pub use woken::Woken;
 
 /// A cancel scope: a handle to a node of a tree. Clones are the same scope, and so they compare.
@@ -111,6 +112,7 @@ impl<W: Clone> Scope<W> {
         node.set(CLOSED, true);
         let parent = walk.links.slots[node.index as usize].parent.clone();
         let task = walk.links.slots[node.index as usize].task.take();
+        let beyond = walk.links.slots[node.index as usize].beyond.take();
         if let Some(parent) = &parent {
             walk.links.unlink(parent.index, node.index);
         }
@@ -133,7 +135,7 @@ impl<W: Clone> Scope<W> {
         let woken = walk.finish();
         // Only now, with the lock released: a task's destructor may be anything. Our slot still
         // holds the parent, so letting go of this handle of it frees nothing.
-        drop(task);
+        drop((task, beyond));
         woken
     }
 
@@ -286,19 +288,43 @@ impl<W: Clone> Scope<W> {
     /// The earliest deadline that can cancel what runs in this scope: of this scope and those
     /// around it, up to the first shield. 0, which is past, if it is effectively cancelled already.
     pub fn effective_deadline(&self) -> Instant {
+        self.effective_deadlines().0
+    }
+
+    /// The same, and whom else to ask: what [`set_beyond`](Self::set_beyond) was given for those
+    /// scopes, the innermost first.
+    pub fn effective_deadlines(&self) -> (Instant, Vec<(Self, Beyond)>) {
+        let mut found = Vec::new();
         if self.is_cancelled() {
-            return 0;
+            return (0, found);
         }
         let links = self.0.tree.lock();
         let mut node = &self.0;
-        let mut earliest = node.deadline.load(Ordering::Relaxed);
-        while node.flags() & (SHIELD | CLOSED) == 0
-            && let Some(parent) = &links.slots[node.index as usize].parent
-        {
-            node = parent;
+        let mut earliest = NEVER;
+        loop {
+            let slot = &links.slots[node.index as usize];
             earliest = earliest.min(node.deadline.load(Ordering::Relaxed));
+            if let Some(beyond) = &slot.beyond {
+                found.push((Scope(Arc::clone(node)), Arc::clone(beyond)));
+            }
+            match &slot.parent {
+                Some(parent) if node.flags() & (SHIELD | CLOSED) == 0 => node = parent,
+                _ => return (earliest, found),
+            }
         }
-        earliest
+    }
+
+    /// What else has a deadline for what runs in the scope, shielded or not: something that will
+    /// have it cancelled, and is no scope around it in this tree. On a closed scope, does nothing.
+    pub fn set_beyond(&self, beyond: Option<Beyond>) {
+        let mut links = self.0.tree.lock();
+        let former = if self.0.flags() & CLOSED == 0 {
+            std::mem::replace(&mut links.slots[self.0.index as usize].beyond, beyond)
+        } else {
+            beyond
+        };
+        drop(links);
+        drop(former);
     }
 }
 

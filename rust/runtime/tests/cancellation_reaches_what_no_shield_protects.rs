@@ -244,6 +244,32 @@ fn the_effective_deadline_is_the_earliest_up_to_a_shield() {
 }
 
 #[test]
+fn whom_else_to_ask_for_the_deadline_is_found_up_to_a_shield_and_dropped_on_close() {
+    let root = Scope::root();
+    let a = Scope::child(&root, 10, true, None);
+    let b = Scope::child(&a, 20, false, None);
+    let (far, near) = (Arc::new("far"), Arc::new("near"));
+    root.set_beyond(Some(far.clone()));
+    a.set_beyond(Some(near.clone()));
+    let asked = |scope: &Scope| -> Vec<&str> {
+        let (_, beyond) = scope.effective_deadlines();
+        let found = beyond.iter().map(|(_, what)| what.downcast_ref::<&str>());
+        found.map(|what| *what.unwrap()).collect()
+    };
+    assert_eq!(asked(&b), ["near"]);
+    let _ = a.set_shield(false);
+    assert_eq!(asked(&b), ["near", "far"]);
+    a.set_beyond(None);
+    assert_eq!(asked(&b), ["far"]);
+    let _ = root.close();
+    assert_eq!(asked(&b), [""; 0]);
+    root.set_beyond(Some(far.clone()));
+    a.set_beyond(Some(near.clone()));
+    drop((a, b));
+    assert_eq!((Arc::strong_count(&far), Arc::strong_count(&near)), (1, 1));
+}
+
+#[test]
 fn the_task_to_wake_can_be_set_later_and_is_dropped_on_close() {
     let root = GenericScope::<Arc<&str>>::root();
     let scope = GenericScope::child(&root, NEVER, false, None);

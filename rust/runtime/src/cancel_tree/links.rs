@@ -1,5 +1,6 @@
 //! The nodes of a tree and the links between them, in one slab.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -20,6 +21,10 @@ pub(super) const EFFECTIVELY_CANCELLED: u8 = CANCEL_CALLED | INHERITED;
 
 /// The absent slot.
 pub(super) const NONE: u32 = u32::MAX;
+
+/// What else has a deadline for what runs in a scope, beside the tree. Whoever put it there knows
+/// what it is.
+pub type Beyond = Arc<dyn Any + Send + Sync>;
 
 pub(super) struct Node<W> {
     /// The bits above. Changed only under the tree's lock, read without it.
@@ -50,6 +55,7 @@ pub(super) struct Slot<W> {
     pub(super) task: Option<W>,
     /// Why it was cancelled, if the canceller has said so.
     pub(super) reason: Option<Box<str>>,
+    pub(super) beyond: Option<Beyond>,
 }
 
 pub(super) struct Slab<W> {
@@ -86,6 +92,7 @@ impl<W> Slab<W> {
             node: Weak::new(),
             task,
             reason: None,
+            beyond: None,
         };
         let index = self.vacant;
         if index == NONE {
@@ -191,6 +198,7 @@ impl<W> Node<W> {
         slot.node = Weak::new();
         let parent = slot.parent.take();
         let task = slot.task.take();
+        let beyond = slot.beyond.take();
         if self.flags() & CLOSED == 0
             && let Some(parent) = &parent
         {
@@ -198,7 +206,7 @@ impl<W> Node<W> {
         }
         links.vacate(self.index);
         drop(links);
-        drop(task);
+        drop((task, beyond));
         parent
     }
 }
