@@ -12,7 +12,7 @@ import pytest
 
 import aevent
 from aevent._backend import HostBackend
-from tests.backends.contract import Run
+from tests.backends.contract import Run, in_os_thread
 
 #: Nobody is starved for longer than this, else the test fails instead of hanging.
 PATIENCE = 1.0
@@ -353,3 +353,32 @@ def test_equal_tasks_get_equal_turns(run: Run) -> None:
     first = order[:4]
     assert sorted(first) == [0, 1, 2, 3]
     assert order == first * 5
+
+
+def test_a_real_thread_gets_the_interpreter_while_green_threads_only_yield(run: Run) -> None:
+    wanted = 50
+    taken = 0
+
+    def in_real_thread() -> None:
+        nonlocal taken
+        for _ in range(wanted):
+            # Gives the interpreter away, and wants it back.
+            time.sleep(0.0001)
+            taken += 1
+
+    def green(give_up: float) -> None:
+        while taken < wanted:
+            time.sleep(0)
+            # In the process's own time: what else the machine does delays nobody here.
+            if time.process_time() > give_up:
+                pytest.fail(f"it had the interpreter {taken} times in 2 s of work")
+
+    def main() -> None:
+        thread = in_os_thread(in_real_thread)
+        give_up = time.process_time() + 2
+        with aevent.TaskGroup() as group:
+            for _ in range(50):
+                group.spawn(green, give_up)
+        thread.join()
+
+    run(main)

@@ -15,6 +15,7 @@ mod all_loops;
 mod driver;
 mod events;
 mod foresight;
+mod sharing;
 mod stack_loop;
 mod this_thread;
 mod yielding;
@@ -32,6 +33,7 @@ use pyo3::prelude::*;
 pub use after_fork::after_fork_in_child;
 pub use all_loops::close_descriptor;
 pub use driver::Driver;
+use sharing::Sharing;
 pub use stack_loop::stack_address;
 use this_thread::THREAD;
 pub use this_thread::{
@@ -77,6 +79,8 @@ pub struct Loop {
     /// The adapter of the host that drives us.
     host: UnsafeCell<Option<Py<PyAny>>>,
     is_main_thread: bool,
+    /// Of the interpreter, with other threads, while a host drives.
+    sharing: Sharing,
     /// Whose trace and profile functions are installed.
     pub tracing: Tracing,
     /// The process that it was made for, or reset for after a fork.
@@ -115,6 +119,7 @@ impl Loop {
             failure: UnsafeCell::new(None),
             host: UnsafeCell::new(None),
             is_main_thread,
+            sharing: Sharing::new(),
             tracing: Tracing::new(),
             generation: Cell::new(fork::generation()),
         })

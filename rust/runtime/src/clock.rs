@@ -162,6 +162,11 @@ pub fn work(clock: libc::clockid_t) -> Option<u64> {
     (result == 0).then(|| ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64)
 }
 
+/// The CPU time of the calling thread, in nanoseconds.
+pub fn work_of_thread() -> u64 {
+    read(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// The CPU time of the process, in nanoseconds.
 pub fn work_of_process() -> u64 {
     read(libc::CLOCK_PROCESS_CPUTIME_ID)

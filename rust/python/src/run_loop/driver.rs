@@ -173,6 +173,7 @@ impl Loop {
                 "tick() is for the host that drives this thread's loop, and not from inside a tick",
             ));
         }
+        self.sharing.share(py);
         let base = stack::current();
         self.base.set(base);
         self.scheduler.set_host_has_the_thread(false);
