@@ -51,16 +51,17 @@ class _Starting:
         self._is_in_group = False
         self._given_up = False
         self._error: BaseException | None = None
+        self._cancelled = False
         self._scope: CancelScope | None = None
 
     def started(self, value: Any = None, /) -> None:
         if self._called:
             raise RuntimeError("called 'started' twice on the same task status")
         self._called = True
+        self._value = value
         if self._given_up:
             # The caller was cancelled, and the child with it: it stays where it is.
             return
-        self._value = value
         self._is_in_group = True
         assert self._scope is not None
         self._scope.shield = False
@@ -87,9 +88,9 @@ class _Starting:
         if self._is_in_group:
             raise error
         # That it was cancelled is nothing to tell: only the caller's cancellation reaches it here.
-        host = _core.get_host()
-        cancelled = host.cancelled if isinstance(host, HostBackend) else Cancelled
-        self._error = split_cancelled(error, (Cancelled, cancelled))[1]
+        cancelled, self._error = split_cancelled(error, _cancellations())
+        self._cancelled = cancelled is not None
+        del cancelled
 
     def end(self) -> None:
         self._ended.set()
@@ -115,12 +116,20 @@ class _Starting:
                 self._give_up()
                 await checkpoint()
             await wait(self._progress._wait())
-        except BaseException:
-            self._give_up()
-            with CancelScope(shield=True):
-                await wait(self._ended._wait())
-            if self._error is not None:
-                raise self._take_error() from None
+        except BaseException as raised:
+            if not self._is_in_group:
+                self._give_up()
+                with CancelScope(shield=True):
+                    await wait(self._ended._wait())
+                if self._error is not None:
+                    raise self._take_error() from None
+            # It has started in time, or has been cancelled and ended well all the same. Then there
+            # is a value, which is not to be lost. A scope's cancellation is found again at the next
+            # wait, unlike one by `asyncio.Task.cancel`, or an interrupt.
+            has_value = self._is_in_group or (self._called and not self._cancelled)
+            is_scopes = _is_cancellation(raised) and current_effective_deadline() == -math.inf
+            if has_value and is_scopes:
+                return self._value
             raise
         if self._is_in_group:
             return self._value
@@ -137,6 +146,15 @@ class _Starting:
         error, self._error = self._error, None
         assert error is not None
         return error
+
+
+def _cancellations() -> tuple[type[BaseException], ...]:
+    host = _core.get_host()
+    return (Cancelled, host.cancelled) if isinstance(host, HostBackend) else (Cancelled,)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return isinstance(error, _cancellations())
 
 
 class _End:

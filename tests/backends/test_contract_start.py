@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -318,3 +319,95 @@ def test_a_child_may_start_another_in_its_group(run: Run, log: list[str]) -> Non
 
     run(main)
     assert log == ["inner ended"]
+
+
+def test_a_value_is_returned_though_the_child_has_failed_since(
+    run: Run, serve: Service, log: list[str]
+) -> None:
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            log.append(await group.start(serve, "start", "boom"))
+            await aevent.checkpoint()
+            log.append("not cancelled")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main)
+    assert [type(error) for error in caught.value.exceptions] == [Boom]
+    assert log == ["start", "end", "value"]
+
+
+def test_a_child_that_has_started_stays_though_the_caller_is_cancelled_at_once(
+    run: Run, log: list[str]
+) -> None:
+    async def cancels(scope: aevent.CancelScope, *, task_status: aevent.TaskStatus) -> None:
+        task_status.started("value")
+        scope.cancel()
+        for _ in range(3):
+            await aevent.checkpoint()
+        log.append("child ended")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            with aevent.CancelScope() as scope:
+                log.append(await group.start(cancels, scope))
+                await aevent.checkpoint()
+                log.append("not cancelled")
+            assert scope.cancelled_caught
+
+    run(main)
+    assert log == ["value", "child ended"]
+
+
+def test_a_child_that_starts_and_ends_in_spite_of_the_cancellation_has_its_value_returned(
+    run: Run, settle: Settle, log: list[str]
+) -> None:
+    async def late(*, task_status: aevent.TaskStatus) -> None:
+        with aevent.CancelScope(shield=True):
+            await is_cancelled.async_wait()
+        task_status.started("value")
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            with aevent.CancelScope() as scope:
+                group.spawn(cancel, scope)
+                log.append(await group.start(late))
+                await aevent.checkpoint()
+                log.append("not cancelled")
+            assert scope.cancelled_caught
+
+    async def cancel(scope: aevent.CancelScope) -> None:
+        await settle()
+        scope.cancel()
+        is_cancelled.set()
+
+    is_cancelled = aevent.Event()
+    run(main)
+    assert log == ["value"]
+
+
+def test_a_cancellation_by_asyncio_alone_is_not_lost_for_a_value(
+    run: Run, backend: str, log: list[str]
+) -> None:
+    """It comes once, unlike a scope's."""
+    if backend not in ("asyncio", "uvloop"):
+        pytest.skip("asyncio's")
+
+    async def cancels(task: asyncio.Task[Any], *, task_status: aevent.TaskStatus) -> None:
+        task_status.started("value")
+        task.cancel()
+        await aevent.checkpoint()
+        log.append("child ended")
+
+    async def caller(group: aevent.TaskGroup) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        log.append(await group.start(cancels, task))
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as group:
+            task = asyncio.ensure_future(caller(group))
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    run(main)
+    assert log == ["child ended"]
