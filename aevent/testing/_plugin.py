@@ -300,13 +300,20 @@ def _check_marker(marker: pytest.Mark) -> None:
 def _marked_backends(names: Any) -> list[str]:
     if names is None:
         return []
-    if not isinstance(names, (str, list, tuple)):
+    chosen = [names] if isinstance(names, str) else names
+    if not isinstance(chosen, (list, tuple)) or not all(isinstance(name, str) for name in chosen):
         pytest.fail(
             f"aevent marker: backend= takes a name, a list of names or None, not {names!r}",
             pytrace=False,
         )
+    if not chosen:
+        pytest.fail(
+            f"aevent marker: backend={names!r} names no backend: leave it out for those that pytest "
+            "was given, or say backend=None for a test that is to run in no task",
+            pytrace=False,
+        )
     try:
-        return _check_backends([names] if isinstance(names, str) else list(names), "aevent marker")
+        return _check_backends(list(chosen), "aevent marker")
     except pytest.UsageError as error:
         pytest.fail(str(error), pytrace=False)
 

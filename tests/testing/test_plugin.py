@@ -194,6 +194,9 @@ def test_a_marker_chooses_and_may_say_no(passes: Run) -> None:
         ("'trio'", "*it has no argument 'trio': it takes backend= and timeout=*"),
         ("backends='trio'", "*it has no argument backends: it takes backend= and timeout=*"),
         ("backend=3", "*backend= takes a name, a list of names or None, not 3*"),
+        ("backend=[3]", "*backend= takes a name, a list of names or None, not ?3?*"),
+        ("backend=[]", "*backend=[[]] names no backend: leave it out *, or say backend=None *"),
+        ("backend=()", "*backend=() names no backend*"),
     ],
 )
 def test_a_marker_with_wrong_arguments(run_pytest: Run, arguments: str, message: str) -> None:
