@@ -11,12 +11,13 @@ import functools
 import io
 import os
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from .. import _core
 from .._imports import when_imported
 from . import patcher
+from . import socket_messages as whole
 
 _orig: dict[str, Any] = {}
 _getaddrinfo = _socket.getaddrinfo
@@ -41,41 +42,6 @@ def _through(name: str, write: bool, flags: int) -> Callable[..., Any]:
     method.__name__ = name
     method.__qualname__ = f"socket.{name}"
     return method
-
-
-def _sendmsg() -> Callable[..., Any]:
-    """`sendmsg` of a stream that blocks sends all of it."""
-    send = _through("sendmsg", write=True, flags=2)
-
-    def sendmsg(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
-        if not args or self.gettimeout() is not None or self.type != socket.SOCK_STREAM:
-            return send(self, *args, **kwargs)
-        buffers, *others = args
-        if not isinstance(buffers, (list, tuple)):
-            buffers = list(buffers)
-        sent = send(self, buffers, *others, **kwargs)
-        flags = others[1] if len(others) > 1 else 0
-        if not flags & socket.MSG_DONTWAIT:
-            # One that blocks is done when the kernel has it all, and callers count on that. What
-            # comes beside the data has gone with the first of it.
-            while rest := _after(buffers, sent):
-                sent += send(self, rest, (), flags)
-        return sent
-
-    sendmsg.__qualname__ = "socket.sendmsg"
-    return sendmsg
-
-
-def _after(buffers: Collection[Any], sent: int) -> list[memoryview]:
-    """What is left of the buffers when so many bytes of them have been sent."""
-    rest = []
-    for buffer in buffers:
-        view = memoryview(buffer)
-        size = view.nbytes
-        if size > sent:
-            rest.append(view.cast("B")[sent:] if sent else view)
-        sent = max(sent - size, 0)
-    return rest
 
 
 def _is_not_to_wait(sock: socket.socket, flags: Any) -> bool:
@@ -262,11 +228,17 @@ def patch() -> None:
         ("sendto", sendto),
         ("sendfile", sendfile),
         ("_sendfile_use_sendfile", _sendfile_use_sendfile),
-        ("recvfrom", _through("recvfrom", write=False, flags=1)),
-        ("recvfrom_into", _through("recvfrom_into", write=False, flags=2)),
-        ("recvmsg", _through("recvmsg", write=False, flags=2)),
-        ("recvmsg_into", _through("recvmsg_into", write=False, flags=2)),
-        ("sendmsg", _sendmsg()),
+        ("recvfrom", whole.recvfrom(_through("recvfrom", write=False, flags=1))),
+        (
+            "recvfrom_into",
+            whole.recvfrom_into(_through("recvfrom_into", write=False, flags=2)),
+        ),
+        ("recvmsg", whole.recvmsg(_through("recvmsg", write=False, flags=2))),
+        (
+            "recvmsg_into",
+            whole.recvmsg_into(_through("recvmsg_into", write=False, flags=2)),
+        ),
+        ("sendmsg", whole.sendmsg(_through("sendmsg", write=True, flags=2))),
     )
     original = patcher.in_place(socket, "socket")
     patcher.keep_in(original, *[name for name, _ in replacements])

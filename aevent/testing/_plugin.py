@@ -308,8 +308,8 @@ def _marked_backends(names: Any) -> list[str]:
         )
     if not chosen:
         pytest.fail(
-            f"aevent marker: backend={names!r} names no backend: leave it out for those that pytest "
-            "was given, or say backend=None for a test that is to run in no task",
+            f"aevent marker: backend={names!r} names no backend: leave it out for those that "
+            "pytest was given, or say backend=None for a test that is to run in no task",
             pytrace=False,
         )
     try:

@@ -463,26 +463,6 @@ def test_no_connection_of_a_burst_is_dropped_by_a_short_backlog() -> None:
         assert tried_again == [0] * 100
 
 
-def test_receiving_all_that_was_asked_for() -> None:
-    ours, theirs = socket.socketpair()
-    buffer = bytearray(6)
-
-    def send() -> None:
-        for _ in range(6):
-            time.sleep(0.001)
-            theirs.sendall(b"12")
-        theirs.close()
-
-    thread = threading.Thread(target=send)
-    with ours:
-        thread.start()
-        assert ours.recv(4, socket.MSG_WAITALL) == b"1212"
-        assert ours.recv_into(buffer, 0, socket.MSG_WAITALL) == 6
-        assert buffer == b"121212"
-        assert ours.recv(100_000, socket.MSG_WAITALL) == b"12"
-        thread.join()
-
-
 def test_a_blocking_socket_sends_all_of_it_at_once() -> None:
     ours, theirs = socket.socketpair()
     data = bytes(1_000_000)
