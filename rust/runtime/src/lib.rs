@@ -8,6 +8,7 @@
 //! - [`wait_queue`]: locks, semaphores and notifications that anything with a waker can wait for.
 //! - [`cancel_tree`]: cancel scopes.
 //! - [`quiet`]: who waits until nobody else has anything to do.
+//! - [`futures`]: Rust futures that make progress without a task.
 //! - [`task`] and [`scheduler`]: what parks, and the scheduler of one OS thread.
 //! - [`offload`]: OS threads for calls that block.
 //!
@@ -18,6 +19,8 @@ pub mod cancel_tree;
 pub mod clock;
 pub mod descriptor;
 pub mod fork;
+#[cfg(not(loom))]
+pub mod futures;
 pub mod inbox;
 pub mod offload;
 pub mod quiet;

@@ -332,7 +332,7 @@ impl<W> Reactor<W> {
             let slot = &mut self.once[index];
             if slot.in_use && slot.of == fd {
                 if let Some(waiter) = slot.waiter.take() {
-                    wake(waiter);
+                    waiter.tell(&mut wake);
                 }
                 self.unregister_once(index);
             }
@@ -433,7 +433,7 @@ impl<W> Reactor<W> {
                     && slot.generation == generation
                     && let Some(waiter) = slot.waiter.take()
                 {
-                    wake(waiter);
+                    waiter.tell(&mut wake);
                 }
                 continue;
             }

@@ -5,6 +5,8 @@
 //! length of one method each and never while a task or a waker runs.
 
 mod deadlines;
+#[cfg(not(loom))]
+mod futures;
 mod readiness;
 
 use std::cell::{Cell, UnsafeCell};
@@ -24,6 +26,9 @@ use crate::task::Task;
 use crate::timers::Timers;
 use deadlines::Due;
 
+#[cfg(not(loom))]
+pub use futures::{Ready, Until};
+
 /// What another thread has for the scheduler.
 enum Letter<X: Send + Sync + 'static> {
     Unparked(Arc<Task<X>>),
@@ -31,6 +36,9 @@ enum Letter<X: Send + Sync + 'static> {
     Closing(RawFd),
     /// The deadline of a scope was set elsewhere.
     Deadline(u64, Scope<Arc<Task<X>>>),
+    /// A future was woken elsewhere.
+    #[cfg(not(loom))]
+    Futures,
 }
 
 /// How time passes while nobody is ready.
@@ -67,6 +75,12 @@ pub struct Scheduler<X: Send + Sync + 'static> {
     timers: UnsafeCell<Timers<Due<X>>>,
     reactor: UnsafeCell<Reactor<Arc<Task<X>>>>,
     quiet: UnsafeCell<Quiet>,
+    /// Made with the first of them. Not in a model: the executor does not compile there, and all that
+    /// it shares with other threads is a letter.
+    #[cfg(not(loom))]
+    futures: UnsafeCell<Option<crate::futures::Futures>>,
+    /// Some of them are to be polled.
+    futures_woken: Cell<bool>,
     /// The coarse time of the last look at the kernel. Stored by the owner; other threads may ask.
     looked: AtomicU64,
     /// How many tasks may still run before the next look.
@@ -101,6 +115,9 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
             timers: UnsafeCell::new(Timers::new()),
             reactor: UnsafeCell::new(reactor),
             quiet: UnsafeCell::new(Quiet::new()),
+            #[cfg(not(loom))]
+            futures: UnsafeCell::new(None),
+            futures_woken: Cell::new(false),
             looked: AtomicU64::new(clock::coarse()),
             until_look: Cell::new(TASKS_PER_LOOK),
             until_clock: Cell::new(1),
@@ -119,6 +136,8 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         std::mem::forget(std::mem::take(self.queue()));
         std::mem::forget(std::mem::take(self.timers()));
         std::mem::forget(std::mem::take(self.quiet()));
+        #[cfg(not(loom))]
+        self.abandon_futures();
         let reactor = Reactor::new(self.inbox.bell())?;
         std::mem::replace(self.reactor(), reactor).abandon();
         self.begin_slice();
@@ -262,6 +281,11 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         !self.queue().is_empty()
     }
 
+    /// Whether there is anything to do without news from the kernel.
+    pub fn has_work(&self) -> bool {
+        self.has_ready() || self.futures_woken.get()
+    }
+
     /// How many tasks are ready.
     pub fn ready_len(&self) -> usize {
         self.queue().len()
@@ -312,7 +336,8 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         false
     }
 
-    /// Looks at the kernel, the timers and the inbox, without waiting.
+    /// Looks at the kernel, the timers and the inbox, without waiting, and polls the futures that were
+    /// woken. No task is to be current.
     pub fn look(&self) -> io::Result<()> {
         let mut batch = self.reactor().take_batch();
         let fd = self.reactor().fd();
@@ -335,7 +360,7 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
     /// How long a wait may be: real nanoseconds until the next deadline, `None` without one, zero when
     /// something is ready.
     pub fn time_to_wait(&self) -> Option<u64> {
-        if self.has_ready() || self.inbox.is_rung() {
+        if self.has_work() || self.inbox.is_rung() {
             return Some(0);
         }
         let deadline = self.timers().next_deadline()?;
@@ -349,12 +374,14 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
         (reactor.fd(), reactor.take_batch())
     }
 
-    /// The second half of a wait: takes in what has happened.
+    /// The second half of a wait: takes in what has happened, as a look does.
     pub fn take_in(&self, batch: Batch, result: io::Result<usize>) -> io::Result<()> {
         let count = *result.as_ref().unwrap_or(&0);
         self.reactor().dispatch(batch, count, Task::unpark_owned);
         self.collect_letters();
         self.fire_timers();
+        #[cfg(not(loom))]
+        self.run_futures();
         self.begin_slice();
         result.map(|_| ())
     }
@@ -441,6 +468,8 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
                 Letter::Deadline(deadline, scope) => {
                     self.cancel_at(deadline, scope);
                 }
+                #[cfg(not(loom))]
+                Letter::Futures => self.note_futures(),
             }
         }
     }

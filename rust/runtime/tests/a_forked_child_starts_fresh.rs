@@ -4,19 +4,26 @@
 
 mod support;
 
+use std::future::Future;
 use std::panic::catch_unwind;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use aevent_runtime::clock;
 use aevent_runtime::fork;
+use aevent_runtime::futures::Handle;
+use aevent_runtime::offload::Offload;
 use aevent_runtime::reactor::Interest;
 use aevent_runtime::scheduler::Scheduler;
 use aevent_runtime::wait_queue::{Acquire, Lock, Semaphore, WaitQueue, Waiter};
-use support::{Name, is_readable, parked, run_ready};
+use support::{Name, is_readable, parked, run_ready, wait_for_events};
 
 /// Forks, calls `child` in the child and `parent` in the parent when the child has ended well.
 fn forked<T>(name: &str, state: T, child: impl FnOnce(T), parent: impl FnOnce(T)) {
-    // SAFETY: this process has one thread, so the child may do whatever it likes.
+    // SAFETY: the child does nothing that a thread of the pool, if there is one, may have been in the
+    // middle of; apart from memory, which the system's allocator looks after.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
@@ -70,6 +77,84 @@ fn a_scheduler() -> (Arc<Scheduler<Name>>, i32) {
     }
     let fd = scheduler.fd();
     (scheduler, fd)
+}
+
+static DROPPED: AtomicU32 = AtomicU32::new(0);
+
+/// Counts in which process it was dropped.
+struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        DROPPED.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+type Futures = (Arc<Scheduler<Name>>, Vec<Handle<()>>, Arc<WaitQueue>);
+
+/// In a box, since `rustc` cannot yet see that a block with a type that contains a reference is `Send`.
+fn until(
+    scheduler: &Arc<Scheduler<Name>>,
+    deadline: u64,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(scheduler.until(deadline))
+}
+
+/// One that was never polled, one that has been woken, and two that wait, each with a guard.
+fn some_futures() -> Futures {
+    DROPPED.store(0, Ordering::SeqCst);
+    let scheduler = Scheduler::new().unwrap();
+    let queue = Arc::new(WaitQueue::new());
+    let mut handles = Vec::new();
+    for _ in 0..2 {
+        let mut waiter = queue.listen();
+        let guard = Guard;
+        handles.push(scheduler.spawn(async move {
+            let _guard = guard;
+            std::future::poll_fn(|cx| waiter.poll(cx)).await;
+        }));
+    }
+    let until = until(&scheduler, u64::MAX / 2);
+    handles.push(scheduler.spawn(async move {
+        let _guard = Guard;
+        until.await;
+    }));
+    scheduler.look().unwrap();
+    assert_eq!(queue.notify(1), 1);
+    let guard = Guard;
+    handles.push(scheduler.spawn(async move { drop(guard) }));
+    (scheduler, handles, queue)
+}
+
+fn finish<T>(scheduler: &Scheduler<Name>, mut handle: Handle<T>) -> T {
+    loop {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(output) = Pin::new(&mut handle).poll(&mut cx) {
+            return output;
+        }
+        wait_for_events(scheduler);
+    }
+}
+
+/// A wait for a deadline, one for a descriptor, and twelve jobs of the pool: all that drives futures.
+fn use_everything(scheduler: &Arc<Scheduler<Name>>) {
+    let until = scheduler.until(clock::now() + 1_000_000);
+    finish(scheduler, scheduler.spawn(until));
+    // SAFETY: no pointers. It is open until the process ends.
+    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    let ready = scheduler.spawn(scheduler.ready(bell, Interest::READ));
+    scheduler.look().unwrap();
+    // SAFETY: eight readable bytes.
+    assert_eq!(unsafe { libc::write(bell, [1u64].as_ptr().cast(), 8) }, 8);
+    finish(scheduler, ready).unwrap();
+    for count in [1, 12] {
+        let jobs: Vec<_> = (0..count)
+            .map(|number| scheduler.spawn(Offload::global().run(move || number)))
+            .collect();
+        for (number, job) in jobs.into_iter().enumerate() {
+            assert_eq!(finish(scheduler, job).unwrap(), number);
+        }
+    }
 }
 
 fn open_descriptors() -> usize {
@@ -216,5 +301,48 @@ fn main() {
             assert_eq!((semaphore.permits(), semaphore.waiters()), (0, 0));
         },
         drop,
+    );
+    forked(
+        "the parent's futures are neither polled nor dropped",
+        some_futures(),
+        |(scheduler, mut handles, queue)| {
+            scheduler.reset_after_fork().unwrap();
+            assert!(!scheduler.has_work());
+            // One handle may belong to an object that is collected, another to who goes on.
+            drop(handles.pop());
+            handles.pop().unwrap().detach();
+            assert!(!handles[0].is_finished());
+            assert_eq!(queue.notify_all(), 0);
+            scheduler.look().unwrap();
+            assert_eq!(DROPPED.load(Ordering::SeqCst), 0);
+            // The child's own are as good as any.
+            let own = scheduler.spawn(async { 1 });
+            assert_eq!(finish(&scheduler, own), 1);
+            assert_eq!(DROPPED.load(Ordering::SeqCst), 0);
+        },
+        |(scheduler, mut handles, queue)| {
+            assert_eq!(DROPPED.load(Ordering::SeqCst), 0);
+            drop(handles.remove(2));
+            assert_eq!(queue.notify(1), 1);
+            for handle in handles {
+                finish(&scheduler, handle);
+            }
+            assert_eq!(DROPPED.load(Ordering::SeqCst), 4);
+        },
+    );
+    // Last, since the parent has threads from then on; the child uses nothing that they may have held.
+    forked(
+        "what drives futures works in the child, too, after the parent has used it",
+        {
+            let scheduler = Scheduler::new().unwrap();
+            use_everything(&scheduler);
+            scheduler
+        },
+        |scheduler| {
+            Offload::global().after_fork_child();
+            scheduler.reset_after_fork().unwrap();
+            use_everything(&scheduler);
+        },
+        |scheduler| use_everything(&scheduler),
     );
 }

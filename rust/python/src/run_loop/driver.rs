@@ -210,7 +210,7 @@ impl Loop {
             self.set_current(outer);
         }
         release(base);
-        let more = self.scheduler.has_ready();
+        let more = self.scheduler.has_work();
         self.scheduler.arm_host_timer();
         self.scheduler.set_host_has_the_thread(true);
         result.map(|()| more)

@@ -72,7 +72,7 @@ impl Loop {
         let result = self.scheduler.take_in(batch, result);
         self.scheduler.set_waits(false);
         self.after_events(result);
-        if nothing && !self.scheduler.has_ready() && !self.stop.get() {
+        if nothing && !self.scheduler.has_work() && !self.stop.get() {
             self.scheduler.after_quiet(lasted);
         }
     }

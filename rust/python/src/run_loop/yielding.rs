@@ -69,7 +69,12 @@ impl Loop {
                 return Ok(());
             }
             if self.driver.get() == Driver::Native {
+                // Futures are polled there, in which nobody is current.
+                let me = self.take_current();
                 self.look();
+                if let Some(me) = me {
+                    self.set_current(me);
+                }
                 if !self.scheduler.has_ready() {
                     // The handler of a signal that was noticed may have raised.
                     return match current() {

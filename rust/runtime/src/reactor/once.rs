@@ -2,8 +2,26 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::task::Waker;
 
 use super::{Interest, ONCE, Reactor};
+
+/// Who is told.
+pub(super) enum Awaiting<W> {
+    Waiter(W),
+    /// A future. Waking it only pushes to a queue or an inbox, as with all wakers here.
+    Future(Waker),
+}
+
+impl<W> Awaiting<W> {
+    #[inline(always)]
+    pub(super) fn tell(self, wake: &mut impl FnMut(W)) {
+        match self {
+            Awaiting::Waiter(waiter) => wake(waiter),
+            Awaiting::Future(waker) => waker.wake(),
+        }
+    }
+}
 
 /// A descriptor that is registered for one wait.
 pub(super) struct Once<W> {
@@ -11,7 +29,7 @@ pub(super) struct Once<W> {
     /// Whether somebody will still call `end_once`.
     pub(super) in_use: bool,
     /// `None` once it was woken.
-    pub(super) waiter: Option<W>,
+    pub(super) waiter: Option<Awaiting<W>>,
     /// The descriptor that the caller named.
     pub(super) of: RawFd,
     /// What is registered; -1 when it no longer is.
@@ -33,6 +51,38 @@ impl<W> Reactor<W> {
     /// The registration is removed by [`Reactor::end_once`], which must be called however the wait
     /// ends. Errors: `EPERM` for regular files, which are always ready; `EBADF`.
     pub fn wait_once(&mut self, fd: RawFd, interest: Interest, waiter: W) -> io::Result<OnceKey> {
+        self.register_once(fd, interest, Awaiting::Waiter(waiter))
+    }
+
+    /// The same for a future.
+    pub fn wake_once(
+        &mut self,
+        fd: RawFd,
+        interest: Interest,
+        waker: &Waker,
+    ) -> io::Result<OnceKey> {
+        self.register_once(fd, interest, Awaiting::Future(waker.clone()))
+    }
+
+    /// Another waker for a future that goes on waiting; gives back the former one.
+    pub fn renew_once(&mut self, key: OnceKey, waker: &Waker) -> Option<Waker> {
+        let slot = &mut self.once[key.index as usize];
+        match &mut slot.waiter {
+            Some(Awaiting::Future(former))
+                if slot.generation == key.generation && !former.will_wake(waker) =>
+            {
+                Some(std::mem::replace(former, waker.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    fn register_once(
+        &mut self,
+        fd: RawFd,
+        interest: Interest,
+        waiter: Awaiting<W>,
+    ) -> io::Result<OnceKey> {
         let index = match self.once_free.pop() {
             Some(index) => index,
             None => {

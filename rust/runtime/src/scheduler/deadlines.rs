@@ -1,6 +1,8 @@
 //! What a scheduler does when a deadline has come, and how a host's loop is woken for it.
 
 use std::sync::Arc;
+#[cfg(not(loom))]
+use std::task::Waker;
 
 use super::{Letter, Scheduler};
 use crate::cancel_tree::Scope;
@@ -12,6 +14,9 @@ use crate::timers::TimerKey;
 pub(super) enum Due<X: Send + Sync + 'static> {
     Unpark(Arc<Task<X>>),
     Cancel(Scope<Arc<Task<X>>>),
+    /// A future waits. In a box, for the others are in one word.
+    #[cfg(not(loom))]
+    Wake(Box<Waker>),
 }
 
 impl<X: Send + Sync + 'static> Scheduler<X> {
@@ -30,6 +35,8 @@ impl<X: Send + Sync + 'static> Scheduler<X> {
                     }
                 }
                 Due::Cancel(_) => {}
+                #[cfg(not(loom))]
+                Due::Wake(waker) => waker.wake(),
             }
         }
     }
