@@ -162,8 +162,10 @@ __all__ = [
     "tick",
     "wait_child",
     "wait_descriptors",
+    "wait_flock",
     "wait_for_handler",
     "wait_quiet",
+    "wait_record_lock",
     "wait_until_held_up",
     "watch_buffered",
     "watch_signals",
@@ -1575,6 +1577,21 @@ def wait_child(which: int, id: int, options: int, timeout: float | None = None) 
 
     Nobody is reaped, and who calls asks the system again. The end of a single process is reported by
     a pidfd; anything else, and where there is none, by a thread that waits with WNOWAIT.
+    """
+
+def wait_flock(fd: int, operation: int) -> None:
+    """Parks until `flock(fd, operation)`, LOCK_SH or LOCK_EX, has been done; OSError if it cannot be.
+
+    It is tried again and again by the loop, without the task. Those of the loop who want the same get it in
+    the order of their asking. A task that gives up does not get it: not later, either.
+    """
+
+def wait_record_lock(
+    fd: int, command: int, kind: int, whence: int, start: int, length: int
+) -> None:
+    """The same for a lock on a part of a file.
+
+    `command` is F_SETLK or F_OFD_SETLK, `kind` F_RDLCK or F_WRLCK; the others are those of `struct flock`.
     """
 
 # --- Sockets --------------------------------------------------------------------------------------

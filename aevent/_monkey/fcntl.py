@@ -1,16 +1,13 @@
 """`fcntl`: locks on files, without blocking whoever else runs.
 
-There is no event for a file lock that becomes free, and a thread that waits for one in the system
-might get it after the task has given up. So a task tries, and tries again after a while that grows.
-Those of this process who want the same lock in the same way get it in the order of their asking.
+A task tries at once, with the original's errors and audit events. If the lock is somebody
+else's, the loop goes on trying for it (`rust/python/src/file_lock.rs`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import weakref
-from collections.abc import Callable, Hashable
+import struct
 from typing import Any
 
 from .. import _core
@@ -25,70 +22,46 @@ _AT_ONCE = {fcntl.F_SETLKW: fcntl.F_SETLK}
 if hasattr(fcntl, "F_OFD_SETLKW"):
     _AT_ONCE[fcntl.F_OFD_SETLKW] = fcntl.F_OFD_SETLK
 
-_FIRST_PAUSE = 0.0005
-_LONGEST_PAUSE = 0.02
-
-#: Those who wait for a lock: the first tries, the others queue for this.
-_turns: weakref.WeakValueDictionary[Hashable, _Turn] = weakref.WeakValueDictionary()
-
-
-class _Turn:
-    __slots__ = ("__weakref__", "lock")
-
-    def __init__(self) -> None:
-        self.lock = _core.Lock()
+#: The beginning of `struct flock`: type, whence, start and length.
+_LOCK = struct.Struct("@hhqq")
 
 
 def _number(file: Any) -> int:
     return file if isinstance(file, int) else file.fileno()
 
 
-def until_locked(file: Any, how: Hashable, attempt: Callable[[], Any]) -> Any:
-    """Calls `attempt` until it does not raise BlockingIOError or PermissionError.
-
-    `how` is what besides the file tells apart whom the lock would exclude.
-    """
-    try:
-        return attempt()
-    except (BlockingIOError, PermissionError):
-        status = os.fstat(_number(file))
-    key = (status.st_dev, status.st_ino, how)
-    turn = _turns.get(key)
-    if turn is None:
-        turn = _turns[key] = _Turn()
-    with turn.lock:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return attempt()
-            except (BlockingIOError, PermissionError):
-                _core.sleep(pause)
-                pause = min(pause * 1.5, _LONGEST_PAUSE)
-
-
 def flock(fd: Any, operation: Any, /) -> None:
     if not isinstance(operation, int) or operation & (fcntl.LOCK_NB | fcntl.LOCK_UN):
         return _flock(fd, operation)
-    until_locked(fd, ("flock", operation), lambda: _flock(fd, operation | fcntl.LOCK_NB))
-    return None
+    try:
+        return _flock(fd, operation | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return _core.wait_flock(_number(fd), operation)
 
 
 def lockf(fd: Any, cmd: Any, len: int = 0, start: int = 0, whence: int = 0, /) -> Any:
     if not isinstance(cmd, int) or cmd & (fcntl.LOCK_NB | fcntl.LOCK_UN):
         return _lockf(fd, cmd, len, start, whence)
-    return until_locked(
-        fd,
-        ("lockf", cmd, len, start, whence),
-        lambda: _lockf(fd, cmd | fcntl.LOCK_NB, len, start, whence),
-    )
+    try:
+        return _lockf(fd, cmd | fcntl.LOCK_NB, len, start, whence)
+    except (BlockingIOError, PermissionError):
+        kind = fcntl.F_WRLCK if cmd & fcntl.LOCK_EX else fcntl.F_RDLCK
+        _core.wait_record_lock(_number(fd), fcntl.F_SETLK, kind, whence, start, len)
+        return None
 
 
 def fcntl_(fd: Any, cmd: Any, arg: Any = 0, /) -> Any:
     at_once = _AT_ONCE.get(cmd) if isinstance(cmd, int) else None
     if at_once is None or isinstance(arg, int):
         return _fcntl(fd, cmd, arg)
-    data = bytes(arg) if not isinstance(arg, str) else arg
-    return until_locked(fd, ("fcntl", cmd, data), lambda: _fcntl(fd, at_once, arg))
+    try:
+        return _fcntl(fd, at_once, arg)
+    except (BlockingIOError, PermissionError):
+        data = arg.encode() if isinstance(arg, str) else bytes(arg)
+        _core.wait_record_lock(
+            _number(fd), at_once, *_LOCK.unpack_from(data.ljust(_LOCK.size, b"\0"))
+        )
+        return data
 
 
 def patch() -> None:

@@ -6,6 +6,7 @@ changed, but for the length of one `sendfile()` call. No child is reaped but tho
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import posix
@@ -175,9 +176,11 @@ def _make_lockf(original: Callable[[int, int, int], None]) -> Callable[[int, int
     def lockf(fd: int, command: int, length: int, /) -> None:
         if command != os.F_LOCK:
             return original(fd, command, length)
-        from .fcntl import until_locked  # `fcntl` may be excluded
-
-        until_locked(fd, (command, length), lambda: original(fd, os.F_TLOCK, length))
+        try:
+            original(fd, os.F_TLOCK, length)
+        except (BlockingIOError, PermissionError):
+            kind, whence = fcntl.F_WRLCK, os.SEEK_CUR
+            _core.wait_record_lock(fd, fcntl.F_SETLK, kind, whence, 0, length)
         return None
 
     return lockf

@@ -1,24 +1,26 @@
 //! Waiting for child processes. Nobody is reaped here: the caller asks the system again what there
 //! is to be told, as often as it is woken.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use aevent_runtime::clock::NEVER;
-use aevent_runtime::fork;
 use aevent_runtime::offload::Offload;
 use aevent_runtime::reactor::Interest;
-use aevent_runtime::wait_queue::WaitQueue;
+use aevent_runtime::wait_queue::{WaitQueue, Waiter};
 use pyo3::prelude::*;
 
+use crate::bridge::{self, AtWork};
 use crate::errors;
-use crate::poll::{Waited, wait_for};
-use crate::run_loop;
-use crate::task::TaskRef;
+use crate::run_loop::{self, Loop};
+use crate::task::SchedulerRef;
 use crate::wait;
 
-/// What a thread of the pool waits for: the arguments of `waitid`.
+/// The arguments of `waitid`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Question {
     which: libc::idtype_t,
@@ -26,69 +28,59 @@ struct Question {
     options: libc::c_int,
 }
 
-/// Who asked the same question. One thread waits for all of them, and goes on waiting when they have
-/// given up: whoever asks next joins, so that giving up and asking again takes no further threads.
-struct Asked {
-    generation: u32,
-    questions: HashMap<Question, Arc<Answer>>,
-}
-
-#[derive(Default)]
-struct Answer {
-    queue: WaitQueue,
-    is_there: std::sync::atomic::AtomicBool,
-}
-
-static ASKED: Mutex<Option<Asked>> = Mutex::new(None);
-
-fn asked() -> MutexGuard<'static, Option<Asked>> {
-    let mut asked = ASKED.lock().unwrap_or_else(|poison| poison.into_inner());
-    if asked
-        .as_ref()
-        .is_none_or(|asked| asked.generation != fork::generation())
-    {
-        // The parent's questions are about its children, and the threads that ask them are not here.
-        std::mem::forget(asked.replace(Asked {
-            generation: fork::generation(),
-            questions: HashMap::new(),
-        }));
+impl Question {
+    /// Whether a pidfd would answer it.
+    fn is_whether_one_has_ended(&self) -> bool {
+        const KINDS: libc::c_int = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED;
+        self.which == libc::P_PID && self.options & KINDS == libc::WEXITED
     }
-    asked
-}
 
-fn ask(question: Question) -> Arc<Answer> {
-    let mut guard = asked();
-    let asked = guard.as_mut().expect("it was just made");
-    if let Some(answer) = asked.questions.get(&question) {
-        return answer.clone();
-    }
-    let answer = Arc::new(Answer::default());
-    asked.questions.insert(question, answer.clone());
-    drop(guard);
-    let theirs = answer.clone();
-    Offload::global().submit(Box::new(move || {
+    /// Blocks until there is something to be told, or it is clear that there never will be.
+    fn ask(&self) {
         // SAFETY: the call fills the structure in; WNOWAIT leaves the child as it is.
         unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            while libc::waitid(
-                question.which,
-                question.id,
-                &mut info,
-                question.options | libc::WNOWAIT,
-            ) < 0
+            let mut info: libc::siginfo_t = mem::zeroed();
+            while libc::waitid(self.which, self.id, &mut info, self.options | libc::WNOWAIT) < 0
                 && *libc::__errno_location() == libc::EINTR
             {}
         }
-        // First: who asks from now on gets an answer of later.
-        if let Some(asked) = self::asked().as_mut() {
-            asked.questions.remove(&question);
+    }
+}
+
+/// The questions that a thread of the pool asks for a loop's tasks, and who awaits the answer. It goes
+/// on waiting when they have given up: whoever asks next joins, so that giving up and asking again takes no
+/// further threads.
+#[derive(Default)]
+pub struct Questions(RefCell<HashMap<Question, Arc<WaitQueue>>>);
+
+impl Questions {
+    /// Who is told joins those who have asked the same.
+    fn join(&self, event_loop: &Loop, question: Question) -> Waiter {
+        if let Some(answer) = self.0.borrow().get(&question) {
+            return answer.listen();
         }
-        theirs
-            .is_there
-            .store(true, std::sync::atomic::Ordering::Release);
-        theirs.queue.notify_all();
-    }));
-    answer
+        let answer = Arc::new(WaitQueue::new());
+        let waiter = answer.listen();
+        self.0.borrow_mut().insert(question, answer.clone());
+        let asked = Offload::global().run(move || question.ask());
+        let tell = async move {
+            // It does not panic, and what there is to be told is for the caller to ask.
+            let _ = asked.await;
+            if let Some(event_loop) = run_loop::existing() {
+                // First: who asks from now on gets an answer of later.
+                event_loop.questions.0.borrow_mut().remove(&question);
+            }
+            answer.notify_all();
+        };
+        event_loop.scheduler.spawn(tell).detach();
+        waiter
+    }
+
+    /// In the child of a fork: the parent's are about its children, and the threads that ask them are
+    /// not here.
+    pub fn forget(&self) {
+        mem::forget(self.0.take());
+    }
 }
 
 /// See `_core.pyi`.
@@ -104,61 +96,35 @@ pub fn wait_child(
     let (Some(event_loop), Some(task)) = (run_loop::existing(), run_loop::cooperating()) else {
         return Err(errors::no_task("waiting for a child process"));
     };
-    let task = task.clone();
-    wait::check(&task)?;
+    wait::check(task)?;
     let deadline = timeout.map_or(NEVER, wait::deadline_after);
-    // A clock of a test's does not jump ahead of a child that is at work.
-    event_loop.scheduler.count_work(true);
-    let result = wait_for_end(
-        py,
-        event_loop,
-        &task,
-        Question { which, id, options },
-        deadline,
-    );
-    event_loop.scheduler.count_work(false);
-    result
+    let question = Question { which, id, options };
+    let _at_work = AtWork::begin(event_loop);
+    let news = bridge::park_on_until(py, deadline, Box::pin(news(event_loop, question)))?;
+    Ok(news.is_some())
 }
 
-fn wait_for_end(
-    py: Python<'_>,
-    event_loop: &run_loop::Loop,
-    task: &TaskRef,
-    question: Question,
-    deadline: u64,
-) -> PyResult<bool> {
-    let Question { which, id, options } = question;
-    if which == libc::P_PID
-        && options & (libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED) == libc::WEXITED
-        && let Some(fd) = open_pidfd(id)
-    {
-        let waited = wait_for(py, fd.as_raw_fd(), Interest::READ, deadline)?;
-        if waited != Waited::Impossible {
-            return Ok(waited == Waited::Reported);
-        }
+/// There may be something to be told.
+async fn news(event_loop: &Loop, question: Question) {
+    if question.is_whether_one_has_ended() && has_ended(&event_loop.scheduler, question.id).await {
+        return;
     }
-    let answer = ask(question);
-    let mut waiter = answer.queue.listen();
-    Ok(wait::park_until(
-        py,
-        event_loop,
-        task,
-        deadline,
-        false,
-        |cx| {
-            if answer.is_there.load(std::sync::atomic::Ordering::Acquire) {
-                return std::task::Poll::Ready(());
-            }
-            waiter.poll(cx)
-        },
-    )?)
+    let mut waiter = event_loop.questions.join(event_loop, question);
+    poll_fn(|cx| waiter.poll(cx)).await;
 }
 
-/// A descriptor that is readable when the process has ended. `None` where there is none.
-fn open_pidfd(pid: libc::id_t) -> Option<OwnedFd> {
+/// Waits for the end of a process. False at once, if there is no descriptor for that.
+async fn has_ended(scheduler: &SchedulerRef, pid: libc::id_t) -> bool {
     // SAFETY: takes numbers only; the descriptor is new.
-    unsafe {
+    let pidfd = unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as libc::c_int))
-    }
+        if fd < 0 {
+            return false;
+        }
+        OwnedFd::from_raw_fd(fd as libc::c_int)
+    };
+    scheduler
+        .ready(pidfd.as_raw_fd(), Interest::READ)
+        .await
+        .is_ok()
 }

@@ -20,6 +20,7 @@ mod ended_thread;
 mod errors;
 mod event;
 mod file;
+mod file_lock;
 mod finish;
 mod forest;
 mod heap;
@@ -160,6 +161,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(heap::referrers, module)?)?;
     module.add_function(wrap_pyfunction!(local::adopt_local, module)?)?;
     module.add_function(wrap_pyfunction!(child_process::wait_child, module)?)?;
+    module.add_function(wrap_pyfunction!(file_lock::wait_flock, module)?)?;
+    module.add_function(wrap_pyfunction!(file_lock::wait_record_lock, module)?)?;
     module.add_function(wrap_pyfunction!(file::buffered::buffered_method, module)?)?;
     module.add_function(wrap_pyfunction!(file::buffered::find_word, module)?)?;
     module.add_function(wrap_pyfunction!(

@@ -12,30 +12,11 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::bridge;
+use crate::bridge::{self, AtWork, Attached};
 use crate::ended_thread;
 use crate::finish;
 use crate::run_loop;
 use crate::wait;
-
-/// Drops its content attached to the interpreter, wherever that happens; leaks it when there is no
-/// interpreter any more.
-struct Attached<T>(Option<T>);
-
-impl<T> Attached<T> {
-    fn take(&mut self) -> Option<T> {
-        self.0.take()
-    }
-}
-
-impl<T> Drop for Attached<T> {
-    fn drop(&mut self) {
-        let mut content = self.0.take();
-        if content.is_some() && Python::try_attach(|_py| drop(content.take())).is_none() {
-            std::mem::forget(content);
-        }
-    }
-}
 
 /// A call that is to be made in another thread.
 struct Call {
@@ -120,9 +101,9 @@ type Outcome = Attached<PyResult<Py<PyAny>>>;
 /// Runs on the pool's thread.
 fn run(mut call: Attached<Call>, abandoned: &AtomicBool) -> Outcome {
     if abandoned.load(Ordering::Relaxed) {
-        return Attached(None);
+        return Attached::new(None);
     }
-    Attached(Python::try_attach(|py| {
+    Attached::new(Python::try_attach(|py| {
         let call = call.take().expect("it is made once");
         let result = call.make(py);
         drop(call);
@@ -161,7 +142,7 @@ static WORKERS: Offload = Offload::new(1 << 20, DEFAULT_IDLE);
 #[pyfunction]
 pub fn start_worker(py: Python<'_>, function: Py<PyAny>) -> PyResult<()> {
     let context = finish::copied_context(py)?;
-    let call = Attached(Some(Call {
+    let call = Attached::new(Some(Call {
         function,
         args: PyTuple::empty(py).unbind(),
         kwargs: None,
@@ -196,7 +177,7 @@ pub fn offload(
     };
     wait::check(task)?;
     let context = finish::copied_context(py)?;
-    let call = Attached(Some(Call {
+    let call = Attached::new(Some(Call {
         function: function.clone().unbind(),
         args: args.clone().unbind(),
         kwargs: kwargs.map(|kwargs| kwargs.clone().unbind()),
@@ -207,15 +188,9 @@ pub fn offload(
     let abandoned = Arc::new(AtomicBool::new(false));
     let theirs = abandoned.clone();
     let job = Offload::global().run(move || run(call, &theirs));
-    // The clock of a test does not jump ahead of a call that is under way.
-    let scheduler = run_loop::existing().map(|event_loop| event_loop.scheduler.clone());
-    if let Some(scheduler) = &scheduler {
-        scheduler.count_work(true);
-    }
+    let at_work = run_loop::existing().map(AtWork::begin);
     let outcome = bridge::park_on(py, Box::pin(Abandonable { job, abandoned }));
-    if let Some(scheduler) = &scheduler {
-        scheduler.count_work(false);
-    }
+    drop(at_work);
     match outcome? {
         Ok(mut outcome) => outcome.take().unwrap_or_else(|| {
             Err(PyRuntimeError::new_err(

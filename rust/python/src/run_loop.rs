@@ -42,7 +42,9 @@ pub use this_thread::{
     is_child_of_a_fork, obtain, running, thread_identity,
 };
 
+use crate::child_process::Questions;
 use crate::errors::{self, Outcome, Raised};
+use crate::file_lock::Turns;
 use crate::portal;
 use crate::running_loop;
 use crate::signals::{self, Signals};
@@ -74,6 +76,10 @@ pub struct Loop {
     main: UnsafeCell<Option<TaskRef>>,
     /// The signals whose handlers it has still to call.
     pub signals: Signals,
+    /// What its tasks want to know of children.
+    pub questions: Questions,
+    /// Whose turn it is to try for a file lock.
+    pub turns: Turns,
     /// A failure of the loop itself, on its way to the base.
     failure: UnsafeCell<Option<PyErr>>,
     /// The adapter of the host that drives us.
@@ -116,6 +122,8 @@ impl Loop {
             references: Cell::new(2),
             main: UnsafeCell::new(None),
             signals: Signals::new(),
+            questions: Questions::default(),
+            turns: Turns::default(),
             failure: UnsafeCell::new(None),
             host: UnsafeCell::new(None),
             is_main_thread,

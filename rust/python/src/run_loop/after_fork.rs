@@ -93,6 +93,8 @@ pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
         .map_err(|error| errors::from_io(py, &error))?;
     event_loop.generation.set(fork::generation());
     event_loop.signals.forget_postponed();
+    event_loop.questions.forget();
+    event_loop.turns.forget();
     std::mem::forget(event_loop.take_hand_off());
     let driven = event_loop.driver.get() != Driver::None;
     preempt::after_fork_in_child(&event_loop.scheduler, driven);

@@ -35,6 +35,10 @@ impl Loop {
 
     /// A host takes the loop over, or (`None`) gives it up.
     pub fn set_host(&self, host: Option<Py<PyAny>>) -> PyResult<()> {
+        if host.is_none() {
+            // What was cancelled last is not to wait for the next run to be dropped.
+            self.scheduler.run_futures();
+        }
         if host.is_some() && self.driver.get() == Driver::Native {
             return Err(PyRuntimeError::new_err(
                 "aevent's native loop runs in this thread already: a host cannot take it over",
@@ -148,6 +152,8 @@ impl Loop {
             }
         };
         self.tracing.before(None);
+        // What was cancelled last is not to wait for the next run to be dropped.
+        self.scheduler.run_futures();
         self.stop.set(false);
         self.driver.set(Driver::None);
         self.watch_or_rest(false);
