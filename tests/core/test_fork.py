@@ -172,9 +172,9 @@ def main():
     def child():
         # The waiters are the parent's: here nobody waits.
         lock.release()
-        assert lock.acquire(timeout=1)
+        assert lock.acquire(timeout=30)
         event.set()
-        assert event.wait(1)
+        assert event.wait(30)
         with condition:
             condition.notify_all()
         time.sleep(0.005)

@@ -39,7 +39,7 @@ class SystemThreads:
 
     def join(self) -> None:
         for thread in self.threads:
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
         if self.errors:
             raise self.errors[0]
@@ -65,7 +65,7 @@ def spawn(
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for an OS thread to get somewhere, which nothing here is told of."""
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < give_up
         await aevent.sleep(0.0005)
@@ -367,7 +367,7 @@ def test_one_lock_is_shared_by_schedulers_of_different_backends() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(15)
+        thread.join(30)
     assert errors == []
     assert count == 6 * 200
 

@@ -59,11 +59,14 @@ sys.excepthook = hook
 import atexit, sys, threading, time
 atexit.register(print, "atexit first")
 atexit.register(print, "atexit second")
+main_ends = threading.Event()
 def worker():
+    main_ends.wait()
     time.sleep(0.02)
     print("worker ends")
 threading.Thread(target=worker).start()
 print("main ends")
+main_ends.set()
 sys.exit(3)
 """,
     "leaves threads when it raises": """
@@ -76,16 +79,18 @@ raise ValueError
 """,
     "leaves a daemon that writes a record": """
 import logging, sys, threading, time
-began = threading.Event()
+began, main_ends = threading.Event(), threading.Event()
 class Slow(logging.StreamHandler):
     def emit(self, record):
         began.set()
+        main_ends.wait()
         time.sleep(0.02)
         super().emit(record)
 logging.getLogger().addHandler(Slow(sys.stdout))
 threading.Thread(target=logging.warning, args=("record",), daemon=True).start()
 began.wait()
 print("main ends", flush=True)
+main_ends.set()
 """,
     "leaves daemons": """
 import threading, time, atexit
@@ -131,7 +136,7 @@ finally:
 """,
     "is interrupted while it waits": """
 import os, signal, threading, time
-threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 time.sleep(3600)
 """,
     "is ended by a signal": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
@@ -208,7 +213,7 @@ def outcome(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         start_new_session=True,
     )
     return done.returncode, done.stdout, done.stderr

@@ -30,7 +30,7 @@ def test_the_call_is_made_in_a_real_thread_while_others_go_on(run: Run) -> None:
 
         def block(value: int, *, key: str) -> tuple[int, str, int]:
             entered.set()
-            assert leave.wait(5)
+            assert leave.wait(30)
             return value, key, here()
 
         def release() -> None:
@@ -104,7 +104,7 @@ def test_cancellation_abandons_the_call(run: Run) -> None:
 
     def block() -> None:
         entered.set()
-        leave.wait(5)
+        leave.wait(30)
         ended.set()
 
     def main() -> None:

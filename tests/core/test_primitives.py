@@ -42,7 +42,7 @@ def test_a_wait_with_timeout_ends_with_false_after_it(
     def main() -> None:
         begin = time.monotonic()
         assert TIMED[name](0.01) is False
-        assert 0.0095 <= time.monotonic() - begin < 2
+        assert 0.0095 <= time.monotonic() - begin < 30
         assert TIMED[name](0) is False
 
     where(main)
@@ -148,7 +148,7 @@ def test_a_lock_may_be_released_by_another_task(run: Run) -> None:
     def main() -> None:
         lock.acquire()
         threading.Thread(target=lock.release).start()
-        assert lock.acquire(timeout=5)
+        assert lock.acquire(timeout=30)
 
     run(main)
 
@@ -186,11 +186,13 @@ def test_blocking_under_native_for_a_lock_of_ones_own_thread_is_refused(run: Run
 
 def test_joining_a_green_thread_of_ones_own_loop_under_native_is_refused(run: Run) -> None:
     def main() -> None:
-        thread = threading.Thread(target=time.sleep, args=(0.001,))
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait)
         thread.start()
         with aevent.native():
             with pytest.raises(RuntimeError, match=r"deadlock|never"):
                 thread.join()
+        go.set()
         thread.join()
 
     run(main)

@@ -30,7 +30,7 @@ def in_os_threads(fns: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(15)
+        thread.join(30)
         assert not thread.is_alive()
     return [results[number] for number in range(len(fns))]
 
@@ -40,7 +40,7 @@ def test_run_in_several_os_threads_at_once(run: Run) -> None:
 
     def main() -> int:
         # They all are in it at the same time, or the barrier breaks.
-        barrier.wait(5)
+        barrier.wait(30)
         total: list[int] = []
 
         def worker() -> None:

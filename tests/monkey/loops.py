@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-
-from tests.monkey.heartbeat import heartbeat
 
 COUNT = 4
 
@@ -31,11 +28,3 @@ def run_in_threads(fn: Callable[[int], Any], count: int = COUNT) -> list[Any]:
     if errors:
         raise errors[0]
     return results
-
-
-@contextlib.contextmanager
-def others_go_on(at_least: int = 3) -> Iterator[None]:
-    """Fails if the others are kept from running during the body."""
-    with heartbeat() as heart:
-        yield
-    assert heart.ticks >= at_least

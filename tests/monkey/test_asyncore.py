@@ -73,7 +73,7 @@ def test_asynchat() -> None:
             ticks = heart.ticks
             while len(finished) < 3:
                 # It waits in select(), or in poll().
-                asyncore.loop(timeout=5, use_poll=poll, map=sockets, count=1)
+                asyncore.loop(timeout=30, use_poll=poll, map=sockets, count=1)
             assert heart.ticks >= ticks
             for client in clients:
                 client.join()
@@ -93,7 +93,7 @@ def test_smtpd() -> None:
     finished: list[int] = []
 
     def send(number: int) -> None:
-        with smtplib.SMTP("127.0.0.1", server.socket.getsockname()[1], timeout=5) as client:
+        with smtplib.SMTP("127.0.0.1", server.socket.getsockname()[1], timeout=30) as client:
             client.sendmail("me@localhost", ["you@localhost"], f"Subject: {number}\r\n\r\nhello")
         finished.append(number)
 
@@ -102,7 +102,7 @@ def test_smtpd() -> None:
         for client in clients:
             client.start()
         while len(finished) < 3:
-            asyncore.loop(timeout=5, map=sockets, count=1)
+            asyncore.loop(timeout=30, map=sockets, count=1)
         for client in clients:
             client.join()
     asyncore.close_all(sockets)

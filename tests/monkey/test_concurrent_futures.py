@@ -101,11 +101,19 @@ def test_a_pool_that_is_forgotten_ends() -> None:
         worker.join()
 
 
+_go = fork.Event()
+
+
+def _wait_to_go() -> bool:
+    return _go.wait()
+
+
 def test_a_pool_of_processes() -> None:
     with heartbeat() as heart, ProcessPoolExecutor(2, fork) as pool:
         assert list(pool.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
-        pool.submit(time.sleep, 0.01).result()
-        assert heart.ticks
+        _go.clear()
+        heart.after_ticks(_go.set)
+        assert pool.submit(_wait_to_go).result()
         with pytest.raises(ZeroDivisionError):
             pool.submit(divmod, 1, 0).result()
 

@@ -47,7 +47,7 @@ class Rendezvous(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/together":
-            self.together.wait(5)
+            self.together.wait(30)
         elif self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/here")
@@ -80,7 +80,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 def test_a_server_answers_clients_side_by_side() -> None:
     def fetch(number: int) -> tuple[int, bytes, bytes]:
-        connection = http.client.HTTPConnection(*address, timeout=5)
+        connection = http.client.HTTPConnection(*address, timeout=30)
         connection.request("GET", "/together")
         response = connection.getresponse()
         together = response.read()
@@ -97,20 +97,20 @@ def test_a_server_answers_clients_side_by_side() -> None:
 
 def test_urlopen() -> None:
     def fetch(number: int) -> bytes:
-        with urllib.request.urlopen(f"{url}/together", timeout=5) as response:
+        with urllib.request.urlopen(f"{url}/together", timeout=30) as response:
             assert response.status == 200
             body: bytes = response.read()
         request = urllib.request.Request(url, data=body + b"%d" % number, method="POST")
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             return bytes(response.read())
 
     with heartbeat() as heart, serving(Server(("127.0.0.1", 0), Rendezvous)) as address:
         url = f"http://127.0.0.1:{address[1]}"
         assert at_once(5, fetch) == [b"%drehtegot/" % number for number in range(5)]
-        with urllib.request.urlopen(f"{url}/moved", timeout=5) as response:
+        with urllib.request.urlopen(f"{url}/moved", timeout=30) as response:
             assert response.read() == b"/here"
         with pytest.raises(urllib.error.HTTPError, match="404") as caught:
-            urllib.request.urlopen(f"{url}/missing", timeout=5)
+            urllib.request.urlopen(f"{url}/missing", timeout=30)
         caught.value.close()
         with pytest.raises(TimeoutError, match="timed out"):
             urllib.request.urlopen(f"{url}/never", timeout=0.005)
@@ -147,11 +147,11 @@ def test_files_are_served() -> None:
             url = f"http://127.0.0.1:{address[1]}"
 
             def fetch(_number: int) -> bool:
-                with urllib.request.urlopen(f"{url}/file.bin", timeout=5) as response:
+                with urllib.request.urlopen(f"{url}/file.bin", timeout=30) as response:
                     return bytes(response.read()) == content
 
             assert all(at_once(4, fetch))
-            with urllib.request.urlopen(url, timeout=5) as response:
+            with urllib.request.urlopen(url, timeout=30) as response:
                 assert b"file.bin" in response.read()
 
 
@@ -165,7 +165,7 @@ def test_xmlrpc() -> None:
             xmlrpc.server.SimpleXMLRPCServer.__init__(self, address, logRequests=False)
 
     def add(left: int, right: int) -> int:
-        together.wait(5)
+        together.wait(30)
         return left + right
 
     def call(number: int) -> Any:
@@ -191,7 +191,7 @@ def test_docxmlrpc() -> None:
 
     def double(number: int) -> int:
         """Doubles."""
-        beaten.wait(5)
+        beaten.wait(30)
         return number * 2
 
     beaten = threading.Event()
@@ -200,7 +200,7 @@ def test_docxmlrpc() -> None:
     server.register_function(double)
     with heartbeat() as heart, serving(server) as (host, port):
         url = f"http://{host}:{port}"
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=30) as response:
             page = response.read().decode()
         assert "a title" in page and "Doubles." in page
         heart.after_ticks(beaten.set)
@@ -214,7 +214,7 @@ def test_robotparser() -> None:
 
     class Rules(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            beaten.wait(5)
+            beaten.wait(30)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"User-agent: *\nDisallow: /private\nCrawl-delay: 3\n")

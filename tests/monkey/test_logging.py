@@ -86,7 +86,7 @@ def test_records_go_over_a_socket() -> None:
         handler = logging.handlers.SocketHandler("127.0.0.1", server.server_address[1])
         LOG.addHandler(handler)
         LOG.error("hello")
-        assert came.wait(5)
+        assert came.wait(30)
         LOG.removeHandler(handler)
         handler.close()
         server.shutdown()
@@ -104,7 +104,7 @@ def test_a_configuration_is_listened_for() -> None:
         port = free.getsockname()[1]
     server: Any = logging.config.listen(port, verify=lambda configuration: None)
     server.start()
-    server.ready.wait(5)
+    server.ready.wait(30)
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(struct.pack(">L", 2) + b"{}")
         assert client.recv(1) == b""

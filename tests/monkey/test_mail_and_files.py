@@ -57,7 +57,7 @@ def test_smtplib() -> None:
         message["From"], message["To"] = "me@localhost", "you@localhost"
         message["Subject"] = f"number {number}"
         message.set_content("hello")
-        with smtplib.SMTP("localhost", port, timeout=5) as client:
+        with smtplib.SMTP("localhost", port, timeout=30) as client:
             if tls:
                 client.starttls(context=contexts()[1])
             client.send_message(message)
@@ -124,12 +124,12 @@ def test_poplib() -> None:
         client.quit()
 
     with serving(Pop) as port:
-        read(poplib.POP3("localhost", port, timeout=5))
-        client = poplib.POP3("localhost", port, timeout=5)
+        read(poplib.POP3("localhost", port, timeout=30))
+        client = poplib.POP3("localhost", port, timeout=30)
         client.stls(contexts()[1])
         read(client)
     with serving(PopOverTls) as port:
-        read(poplib.POP3_SSL("localhost", port, timeout=5, context=contexts()[1]))
+        read(poplib.POP3_SSL("localhost", port, timeout=30, context=contexts()[1]))
 
 
 class Imap(Conversation):
@@ -161,12 +161,12 @@ def test_imaplib() -> None:
             assert client.fetch("1", "(RFC822)")[1][0] == (b"1 (RFC822 {8}", b"the text")
 
     with serving(Imap) as port:
-        read(imaplib.IMAP4("localhost", port, timeout=5))
-        client = imaplib.IMAP4("localhost", port, timeout=5)
+        read(imaplib.IMAP4("localhost", port, timeout=30))
+        client = imaplib.IMAP4("localhost", port, timeout=30)
         client.starttls(contexts()[1])
         read(client)
     with serving(ImapOverTls) as port:
-        read(imaplib.IMAP4_SSL("localhost", port, ssl_context=contexts()[1], timeout=5))
+        read(imaplib.IMAP4_SSL("localhost", port, ssl_context=contexts()[1], timeout=30))
 
 
 class Ftp(Conversation):
@@ -239,7 +239,7 @@ def test_ftplib() -> None:
             client.storbinary("STOR two", io.BytesIO(Ftp.content))
 
     with serving(Server) as port:
-        for client in (ftplib.FTP(timeout=5), ftplib.FTP_TLS(timeout=5, context=contexts()[1])):
+        for client in (ftplib.FTP(timeout=30), ftplib.FTP_TLS(timeout=30, context=contexts()[1])):
             client.connect("localhost", port)
             use(client)
         assert Server.stored == [Ftp.content, Ftp.content]

@@ -126,7 +126,7 @@ def test_a_cancelled_wait_takes_nothing() -> None:
     assert scope.cancelled_caught
     lock.release()
     # The thread that was waiting on the task's behalf gives back what it may have got.
-    assert lock.acquire(timeout=5)
+    assert lock.acquire(timeout=30)
     time.sleep(0.001)
     assert not lock.acquire(False)
     lock.release()
@@ -147,8 +147,8 @@ def test_a_condition_and_an_event_and_a_barrier_of_processes() -> None:
         assert not event.wait(0.001)
         with condition:
             heart.after_ticks(event.set)
-            assert condition.wait(5)
-        barrier.wait(5)
+            assert condition.wait(30)
+        barrier.wait(30)
         process.join()
     assert heart.ticks >= TICKS
 
@@ -177,9 +177,10 @@ def test_the_class_of_a_semaphore_has_the_originals_interface() -> None:
 
 
 def test_a_process_is_joined_and_its_queue_read_while_others_run() -> None:
-    items, simple = fork.Queue(), fork.SimpleQueue()
+    go, items, simple = fork.Event(), fork.Queue(), fork.SimpleQueue()
 
     def child() -> None:
+        go.wait()
         # In the child there are green threads, too; those that are no daemons are waited for.
         threading.Thread(target=lambda: (time.sleep(0.01), simple.put("thread"))).start()
         items.put("main")
@@ -187,9 +188,9 @@ def test_a_process_is_joined_and_its_queue_read_while_others_run() -> None:
     with heartbeat() as heart:
         process = fork.Process(target=child)
         process.start()
+        heart.after_ticks(go.set)
         assert [items.get(), simple.get()] == ["main", "thread"]
         process.join()
-    assert heart.ticks
     assert process.exitcode == 0
 
 
@@ -236,7 +237,7 @@ def test_a_connection_is_sent_through_another() -> None:
         assert heart.ticks >= TICKS
     # The thread that hands it out blocks all signals: for itself, not for the program.
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-    resource_sharer.stop(timeout=5)
+    resource_sharer.stop(timeout=30)
 
 
 def test_a_simple_queue_has_many_readers() -> None:
@@ -282,12 +283,20 @@ def test_what_is_cancelled_beside_a_manager_leaves_no_process() -> None:
     assert multiprocessing.active_children() == []
 
 
+_go = fork.Event()
+
+
+def _wait_to_go() -> bool:
+    return _go.wait()
+
+
 def test_a_pool_of_processes() -> None:
     with heartbeat() as heart, fork.Pool(2) as pool:
         assert pool.map(abs, range(-5, 0)) == [5, 4, 3, 2, 1]
         assert list(pool.imap_unordered(abs, [-1])) == [1]
-        pool.apply_async(time.sleep, (0.01,)).get()
-        assert heart.ticks
+        _go.clear()
+        heart.after_ticks(_go.set)
+        assert pool.apply_async(_wait_to_go).get()
         with pytest.raises(ZeroDivisionError):
             pool.apply(divmod, (1, 0))
         pool.close()

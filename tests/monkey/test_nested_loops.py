@@ -19,8 +19,8 @@ import sniffio
 import trio
 
 from aevent import _core
-from tests.monkey.heartbeat import heartbeat
-from tests.monkey.loops import COUNT, others_go_on, run_in_threads
+from tests.monkey.heartbeat import heartbeat, others_go_on
+from tests.monkey.loops import COUNT, run_in_threads
 
 
 class Rendezvous:
@@ -30,7 +30,7 @@ class Rendezvous:
         self.barrier = threading.Barrier(count)
 
     def __call__(self) -> None:
-        self.barrier.wait(5)
+        self.barrier.wait(30)
 
 
 def test_asyncio_runs_in_several_threads_at_once() -> None:
@@ -53,8 +53,9 @@ def test_asyncio_runs_in_several_threads_at_once() -> None:
         assert await asyncio.gather(*(asyncio.sleep(0.001, each) for each in range(3))) == [0, 1, 2]
         return number
 
-    with others_go_on():
+    with heartbeat() as heart:
         assert run_in_threads(lambda number: asyncio.run(main(number))) == list(range(COUNT))
+        assert heart.ticks
     assert len(loops) == COUNT
     assert asyncio._get_running_loop() is None
 
@@ -78,8 +79,9 @@ def test_trio_runs_in_several_threads_at_once() -> None:
                 nursery.start_soon(trio.sleep, 0.001)
         return number
 
-    with others_go_on():
+    with heartbeat() as heart:
         assert run_in_threads(lambda number: trio.run(main, number)) == list(range(COUNT))
+        assert heart.ticks
 
 
 @pytest.mark.parametrize("library", ["asyncio", "trio"])
@@ -92,35 +94,38 @@ import threading, time
 import anyio, anyio.to_thread, sniffio
 
 def blocking():
-    time.sleep(0.002)
+    "If it stopped the others, it would never end."
+    until = beats + 3
+    while beats < until:
+        time.sleep(0.001)
     return threading.get_native_id()
 
 here = threading.get_native_id()
 together = threading.Barrier(4)
 done = []
+beats = 0
 
 async def main():
     assert sniffio.current_async_library() == sys.argv[2]
-    together.wait(5)
+    together.wait(30)
     async with anyio.create_task_group() as group:
         for _ in range(3):
             group.start_soon(anyio.sleep, 0.001)
     assert await anyio.to_thread.run_sync(blocking) != here
     with anyio.move_on_after(0.002) as scope:
-        await anyio.sleep(5)
+        await anyio.sleep(3600)
     assert scope.cancelled_caught
     done.append(1)
 
 def program():
+    global beats
     threads = [
         threading.Thread(target=lambda: anyio.run(main, backend=sys.argv[2])) for _ in range(4)
     ]
     for thread in threads: thread.start()
-    beats = 0
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.0005)
         beats += 1
-    assert beats > 3
     assert len(done) == 4
 
 aevent.run(program)
@@ -164,11 +169,12 @@ def test_the_main_task_may_run_a_loop() -> None:
         await trio.sleep(0.001)
         return "trio"
 
-    with others_go_on(1):
+    with heartbeat() as heart:
         assert asyncio.run(in_asyncio()) == "asyncio"
         assert trio.run(in_trio) == "trio"
         assert anyio.run(in_asyncio, backend="asyncio") == "asyncio"
         assert anyio.run(in_trio, backend="trio") == "trio"
+        assert heart.ticks
 
     async def both() -> None:
         # One in the other, as threads would not do it either, but it goes.
@@ -204,10 +210,11 @@ def test_a_loop_in_a_background_thread_serves_others() -> None:
         return number
 
     def ask(number: int) -> int:
-        return asyncio.run_coroutine_threadsafe(answer(number), loop).result(5)
+        return asyncio.run_coroutine_threadsafe(answer(number), loop).result(30)
 
-    with others_go_on(1):
+    with heartbeat() as heart:
         assert run_in_threads(ask) == list(range(COUNT))
+        assert heart.ticks
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
@@ -252,7 +259,10 @@ def test_nested_loops_use_real_worker_threads() -> None:
     here = threading.get_native_id()
 
     def blocking() -> int:
-        time.sleep(0.001)
+        # If it stopped the others, this would never end.
+        until = heart.ticks + 3
+        while heart.ticks < until:
+            time.sleep(0.001)
         return threading.get_native_id()
 
     async def in_asyncio() -> None:
@@ -267,7 +277,7 @@ def test_nested_loops_use_real_worker_threads() -> None:
         assert await trio.to_thread.run_sync(trio.from_thread.run, trio.sleep, 0) is None
         assert await trio.socket.getaddrinfo("localhost", 80)
 
-    with others_go_on():
+    with heartbeat() as heart:
         run_in_threads(lambda number: asyncio.run(in_asyncio()))
         run_in_threads(lambda number: trio.run(in_trio))
 
@@ -286,9 +296,11 @@ def test_nested_loops_run_child_processes() -> None:
         assert done.returncode == 0
         return bytes(done.stdout)
 
-    with others_go_on():
+    def side_by_side() -> None:
         assert run_in_threads(lambda number: asyncio.run(in_asyncio()), 2) == [b"hello\n"] * 2
         assert run_in_threads(lambda number: trio.run(in_trio), 2) == [b"hello\n"] * 2
+
+    others_go_on(side_by_side, at_least=3)
     assert asyncio.run(in_asyncio()) == b"hello\n"
     assert trio.run(in_trio) == b"hello\n"
 
@@ -299,8 +311,9 @@ def test_blocking_portals() -> None:
         return number
 
     for library in ("asyncio", "trio"):
-        with others_go_on(1), anyio.from_thread.start_blocking_portal(library) as portal:
+        with anyio.from_thread.start_blocking_portal(library) as portal, heartbeat() as heart:
             assert run_in_threads(lambda number: portal.call(answer, number)) == list(range(COUNT))
+            assert heart.ticks
 
 
 def test_green_threads_call_into_a_loop_of_another() -> None:
@@ -326,7 +339,7 @@ def test_green_threads_call_into_a_loop_of_another() -> None:
         assert run_in_threads(
             lambda number: trio.from_thread.run(answer, number, trio_token=token)
         ) == list(range(COUNT))
-    assert heart.ticks > 0
+        assert heart.ticks
     trio.from_thread.run_sync(over.set, trio_token=token)
     thread.join()
 

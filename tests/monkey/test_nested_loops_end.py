@@ -56,7 +56,7 @@ def test_a_cancelled_thread_ends_its_asyncio_loop() -> None:
     async def main() -> None:
         try:
             events.append("waits")
-            await asyncio.sleep(100)
+            await asyncio.sleep(3600)
         except asyncio.CancelledError:
             events.append("cancelled")
             raise
@@ -85,7 +85,7 @@ def test_a_loop_that_a_cancellation_has_ended_may_be_used_again() -> None:
     loop = asyncio.new_event_loop()
     for _ in range(2):
         with aevent.move_on_after(0.001) as scope:
-            loop.run_until_complete(asyncio.sleep(100))
+            loop.run_until_complete(asyncio.sleep(3600))
         assert scope.cancelled_caught
         loop.run_until_complete(asyncio.sleep(0.001))
     loop.close()
@@ -101,7 +101,7 @@ def test_a_cancelled_thread_ends_its_trio_run() -> None:
     async def wait() -> None:
         try:
             events.append("waits")
-            await trio.sleep(100)
+            await trio.sleep(3600)
         except trio.Cancelled:
             events.append("cancelled")
             raise
@@ -140,12 +140,14 @@ import aevent
 backend, nested, by = sys.argv[1:]
 aevent.setup(backend)
 import asyncio, time, trio
+from functools import partial
 
 events = []
 
 async def in_asyncio():
     try:
-        await asyncio.sleep(100)
+        cancel_soon()
+        await asyncio.sleep(3600)
     finally:
         await asyncio.sleep(0.001)
         events.append("cleaned up")
@@ -153,7 +155,8 @@ async def in_asyncio():
 async def in_trio():
     async with trio.open_nursery():
         try:
-            await trio.sleep(100)
+            cancel_soon()
+            await trio.sleep(3600)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.001)
@@ -163,16 +166,23 @@ def program():
     asyncio.run(in_asyncio()) if nested == "asyncio" else trio.run(in_trio)
 
 async def main():
+    global cancel_soon
     if by == "aevent" or backend == "native":
-        with aevent.move_on_after(0.01) as scope:
+        with aevent.CancelScope() as scope:
+            def cancel_soon():
+                scope.deadline = aevent.current_time() + 0.001
             program()
         assert scope.cancelled_caught
     elif backend == "trio":
-        with trio.move_on_after(0.01) as scope:
+        with trio.CancelScope() as scope:
+            def cancel_soon():
+                scope.deadline = trio.current_time() + 0.001
             program()
         assert scope.cancelled_caught
     else:
-        asyncio.get_running_loop().call_later(0.01, asyncio.current_task().cancel)
+        cancel_soon = partial(
+            asyncio.get_running_loop().call_later, 0.001, asyncio.current_task().cancel
+        )
         try:
             program()
         except asyncio.CancelledError:

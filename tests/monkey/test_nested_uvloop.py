@@ -10,7 +10,8 @@ import threading
 import pytest
 
 import aevent
-from tests.monkey.loops import others_go_on, run_in_threads
+from tests.monkey.heartbeat import heartbeat
+from tests.monkey.loops import run_in_threads
 
 
 def test_uvloop_waits_in_a_real_thread() -> None:
@@ -18,7 +19,10 @@ def test_uvloop_waits_in_a_real_thread() -> None:
     here = threading.get_native_id()
 
     async def main() -> int:
-        await asyncio.sleep(0.002)
+        # If it stopped the others, this would never end.
+        until = heart.ticks + 3
+        while heart.ticks < until:
+            await asyncio.sleep(0.001)
         assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
         return threading.get_native_id()
 
@@ -29,7 +33,7 @@ def test_uvloop_waits_in_a_real_thread() -> None:
         finally:
             loop.close()
 
-    with others_go_on():
+    with heartbeat() as heart:
         assert here not in run_in_threads(program)
 
 

@@ -53,7 +53,7 @@ def test_nntplib() -> None:
     bodies: list[list[bytes]] = []
 
     def read(port: int) -> None:
-        with nntplib.NNTP("127.0.0.1", port, timeout=5) as client:
+        with nntplib.NNTP("127.0.0.1", port, timeout=30) as client:
             assert client.group("here")[1:4] == (2, 1, 2)
             bodies.append(client.article(1)[1].lines)
             assert client.post(b"Subject: two\r\n\r\nhello\r\n").startswith("240")
@@ -80,7 +80,7 @@ class Shell(Conversation):
 
 def test_telnetlib() -> None:
     telnetlib = old("telnetlib")
-    with serving(Shell) as port, telnetlib.Telnet("127.0.0.1", port, timeout=5) as client:
+    with serving(Shell) as port, telnetlib.Telnet("127.0.0.1", port, timeout=30) as client:
         client.read_until(b"login:")
         client.write(b"abc\n")
         assert client.read_until(b"$").strip() == b"cba\r\n$"
@@ -94,6 +94,6 @@ def test_telnetlib() -> None:
             client.read_until(b"$")
         assert scope.cancelled_caught
         Shell.may_go_on.set()
-    with serving(Shell) as port, telnetlib.Telnet("127.0.0.1", port, timeout=5) as client:
+    with serving(Shell) as port, telnetlib.Telnet("127.0.0.1", port, timeout=30) as client:
         client.write(b"exit\n")
         assert client.read_all().split() == [b"login:", b"tixe", b"$"]

@@ -21,7 +21,7 @@ def test_a_getter_waits_for_a_putter() -> None:
     for kind in KINDS:
         items = kind()
         threading.Timer(0.001, items.put, ("x",)).start()
-        assert items.get(timeout=5) == "x"
+        assert items.get(timeout=30) == "x"
         threading.Timer(0.001, items.put, ("y",)).start()
         assert items.get() == "y"
 
@@ -31,7 +31,7 @@ def test_a_putter_waits_for_room() -> None:
         items: queue.Queue[int] = kind(1)
         items.put(1)
         threading.Timer(0.001, items.get).start()
-        items.put(2, timeout=5)
+        items.put(2, timeout=30)
         assert items.full()
         with pytest.raises(queue.Full):
             items.put(3, timeout=0.001)
@@ -100,13 +100,13 @@ def test_every_kind_serves_real_threads_and_tasks_at_once() -> None:
 
         def echo(source: Any = to_real, target: Any = to_green) -> None:
             for _ in range(10):
-                target.put(source.get(timeout=5) + 1)
+                target.put(source.get(timeout=30) + 1)
 
         thread = real(target=echo)
         thread.start()
         for number in range(10):
             to_real.put(number)
-            assert to_green.get(timeout=5) == number + 1
+            assert to_green.get(timeout=30) == number + 1
         thread.join()
 
 
@@ -118,7 +118,7 @@ def test_a_queue_of_before_setup_waits_in_the_task() -> None:
     items.not_empty = condition(items.mutex)
     items.not_full = condition(items.mutex)
     threading.Timer(0.001, items.put, ("x",)).start()
-    assert items.get(timeout=5) == "x"
+    assert items.get(timeout=30) == "x"
 
 
 def test_simple_queue_is_subclassed_and_iterated_by_type() -> None:

@@ -18,7 +18,8 @@ import pytest
 
 import aevent
 from tests.monkey.descriptors import pipe
-from tests.monkey.threads import later, let_others_wait
+from tests.monkey.heartbeat import heartbeat
+from tests.monkey.threads import later, let_others_wait, taking_turns
 
 
 def ready_by_select(fd: int, timeout: float | None) -> bool:
@@ -46,7 +47,7 @@ def test_each_waits_for_pipes_sockets_and_terminals() -> None:
             assert not ready(reader, 0)
             assert not ready(reader, 0.001)
             later(os.write, writer, b"x")
-            assert ready(reader, 5)
+            assert ready(reader, 30)
             assert ready(reader, None)
         left, right = socket.socketpair()
         with left, right:
@@ -58,7 +59,7 @@ def test_each_waits_for_pipes_sockets_and_terminals() -> None:
             assert left.recv(1) == b"x"
         master, slave = pty.openpty()
         later(os.write, slave, b"x")
-        assert ready(master, 5)
+        assert ready(master, 30)
         os.close(master)
         os.close(slave)
 
@@ -66,10 +67,9 @@ def test_each_waits_for_pipes_sockets_and_terminals() -> None:
 def test_waiting_does_not_stop_others() -> None:
     for ready in WAYS:
         with pipe() as (reader, _):
-            ticks: list[int] = []
-            threading.Timer(0.001, ticks.append, (1,)).start()
-            assert not ready(reader, 0.02)
-            assert ticks == [1]
+            with heartbeat() as heart:
+                assert not ready(reader, 0.02)
+                assert heart.ticks
 
 
 def test_a_socket_is_waited_for_in_two_ways_at_once() -> None:
@@ -78,8 +78,8 @@ def test_a_socket_is_waited_for_in_two_ways_at_once() -> None:
         results: list[object] = []
         threads = [
             threading.Thread(target=lambda: results.append(left.recv(1, socket.MSG_PEEK))),
-            threading.Thread(target=lambda: results.append(ready_by_select(left.fileno(), 5))),
-            threading.Thread(target=lambda: results.append(ready_by_poll(left.fileno(), 5))),
+            threading.Thread(target=lambda: results.append(ready_by_select(left.fileno(), 30))),
+            threading.Thread(target=lambda: results.append(ready_by_poll(left.fileno(), 30))),
         ]
         for thread in threads:
             thread.start()
@@ -109,10 +109,9 @@ def test_regular_files_are_always_ready() -> None:
         poll.register(file, select.POLLIN)
         assert poll.poll() == [(file.fileno(), select.POLLIN)]
         # But never exceptional; waiting for that takes no more than its time, and stops nobody.
-        ticks: list[int] = []
-        threading.Timer(0.001, ticks.append, (1,)).start()
-        assert select.select([], [], [file], 0.03) == ([], [], [])
-        assert ticks == [1]
+        with heartbeat() as heart:
+            assert select.select([], [], [file], 0.03) == ([], [], [])
+            assert heart.ticks
         with select.epoll() as epoll, pytest.raises(PermissionError):
             epoll.register(file)
 
@@ -123,7 +122,7 @@ def test_out_of_band_data_are_exceptional() -> None:
             peer, _ = server.accept()
             with peer:
                 later(client.send, b"!", socket.MSG_OOB)
-                assert select.select([], [], [peer], 5) == ([], [], [peer])
+                assert select.select([], [], [peer], 30) == ([], [], [peer])
 
 
 def test_closed_descriptors() -> None:
@@ -145,16 +144,16 @@ def test_select_finds_ready_what_is_closed_meanwhile() -> None:
     """What happens is up to the system. On Linux nothing does, and the thread waits for good."""
     with pipe() as (reader, _), socket.create_server(("127.0.0.1", 0)) as server:
         later(os.close, reader)
-        assert select.select([server, reader], [], [reader], 5) == ([reader], [], [reader])
+        assert select.select([server, reader], [], [reader], 30) == ([reader], [], [reader])
         later(server.close)
-        assert select.select([server], [], [], 5) == ([server], [], [])
+        assert select.select([server], [], [], 30) == ([server], [], [])
 
 
 def test_the_other_end_closes() -> None:
     for ready in WAYS:
         with pipe() as (reader, writer):
             later(os.close, writer)
-            assert ready(reader, 5)
+            assert ready(reader, 30)
 
 
 def outcome(call: Callable[[Any], object], argument: Any) -> object:
@@ -236,7 +235,7 @@ def test_poll_remembers_what_is_registered() -> None:
         assert poll.poll() == [(writer, select.POLLOUT)]
         poll.modify(writer, 0)
         later(os.write, writer, b"x")
-        assert poll.poll(5000) == [(reader, select.POLLIN)]
+        assert poll.poll(30_000) == [(reader, select.POLLIN)]
         poll.unregister(reader)
         assert poll.poll(1) == []
         poll.register(writer)
@@ -289,13 +288,11 @@ def test_epoll_objects() -> None:
 
 
 def test_the_originals_block_the_thread_under_native() -> None:
-    ran: list[int] = []
-    with pipe() as (reader, _):
-        threading.Timer(0, ran.append, (1,)).start()
-        with aevent.native():
-            for ready in WAYS:
-                assert not ready(reader, 0.005)
-        assert ran == []
+    with pipe() as (reader, _), taking_turns() as turns, aevent.native():
+        before = turns()
+        for ready in WAYS:
+            assert not ready(reader, 0.005)
+        assert turns() == before
 
 
 def test_a_deadline_ends_each() -> None:

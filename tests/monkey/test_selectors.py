@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.monkey.heartbeat import heartbeat
+from tests.monkey.threads import taking_turns
 
 KINDS: tuple[Any, ...] = (
     selectors.DefaultSelector,
@@ -29,16 +31,15 @@ def test_each_selector_waits_without_stopping_others() -> None:
             key = selector.register(left, READ, data="left")
             assert selector.select(0) == []
             assert selector.select(-1) == []
-            ticks: list[int] = []
-            threading.Timer(0.001, ticks.append, (1,)).start()
-            began = time.monotonic()
-            assert selector.select(0.01) == []
-            assert time.monotonic() - began >= 0.01
-            assert ticks == [1]
+            with heartbeat() as heart:
+                began = time.monotonic()
+                assert selector.select(0.01) == []
+                assert time.monotonic() - began >= 0.01
+                assert heart.ticks
             threading.Timer(0.001, right.send, (b"x",)).start()
             assert selector.select() == [(key, READ)]
             selector.modify(left, READ | WRITE)
-            assert [events for _, events in selector.select(5)] == [READ | WRITE]
+            assert [events for _, events in selector.select(30)] == [READ | WRITE]
             selector.unregister(left)
             assert selector.select(0.001) == []
 
@@ -52,7 +53,7 @@ def test_each_selector_waits_for_several() -> None:
             assert selector.select() == [(full, WRITE)]
             selector.unregister(writer)
             threading.Timer(0.001, os.write, (writer, b"x")).start()
-            assert [key.fd for key, _ in selector.select(5)] == [reader]
+            assert [key.fd for key, _ in selector.select(30)] == [reader]
         os.close(reader)
         os.close(writer)
 
@@ -81,15 +82,11 @@ def test_a_deadline_ends_each() -> None:
 
 def test_the_original_class_blocks_the_thread() -> None:
     for kind in KINDS:
-        ran: list[int] = []
-        timer = threading.Timer(0, ran.append, (1,))
-        timer.start()
         original = kind._aevent_orig
         assert issubclass(original, kind)
         left, right = socket.socketpair()
-        with left, right, original() as selector:
+        with left, right, original() as selector, taking_turns() as turns:
             selector.register(left, READ)
+            before = turns()
             selector.select(0.005)
-            assert ran == []
-        timer.join()
-        assert ran == [1]
+            assert turns() == before

@@ -131,7 +131,7 @@ def test_what_a_handler_raises_comes_out_of_calls_that_never_wait() -> None:
     reader, writer = os.pipe()
     with handled(handler, signal.SIGALRM), open(reader, "rb"), open(writer, "wb") as file:
         for _ in range(30):
-            give_up = time.monotonic() + 10
+            give_up = time.monotonic() + 30
             with pytest.raises(ZeroDivisionError):
                 signal.setitimer(signal.ITIMER_REAL, 0.002)
                 while time.monotonic() < give_up:
@@ -173,14 +173,17 @@ def test_a_wait_goes_on_after_a_handler_with_the_time_that_is_left() -> None:
             calls.clear()
 
             def worker() -> None:
-                for _ in range(4):
+                for number in range(4):
                     time.sleep(0.01)
                     send()
+                    # One that comes while another is pending is none of its own.
+                    while len(calls) == number:
+                        time.sleep(0)
 
             thread = in_thread(worker)
             began = time.monotonic()
             wait()
-            assert 0.05 <= time.monotonic() - began < 1
+            assert 0.05 <= time.monotonic() - began < 30
             thread.join()
             assert calls == [NUMBER] * 4
 
@@ -211,7 +214,7 @@ def test_a_thread_that_computes_is_preempted_for_a_handler() -> None:
 
     def worker() -> None:
         send()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while not seen and time.monotonic() < end:
             pass
 
@@ -224,7 +227,7 @@ def test_signals_that_came_from_outside_are_handled_while_everybody_waits() -> N
     got = threading.Event()
     with handled(lambda number, frame: got.set()), heartbeat() as heart:
         child = subprocess.Popen(["kill", "-USR1", str(os.getpid())])
-        assert got.wait(5)
+        assert got.wait(30)
         child.wait()
         time.sleep(0.002)
         assert heart.ticks
@@ -299,7 +302,7 @@ def test_sigtimedwait_takes_its_time() -> None:
     with blocked(NUMBER), heartbeat() as heart:
         began = time.monotonic()
         assert signal.sigtimedwait([NUMBER], 0.02) is None
-        assert 0.02 <= time.monotonic() - began < 1
+        assert 0.02 <= time.monotonic() - began < 30
         assert signal.sigtimedwait([NUMBER], 0) is None
         heart.after_ticks(send)
         info = signal.sigtimedwait([NUMBER], 60)

@@ -192,7 +192,7 @@ def test_requests_over_https() -> None:
             with requests.Session() as session:
                 for part in "ab":
                     answers.append(
-                        session.get(f"{url}/{number}{part}", verify=trusted, timeout=5).text
+                        session.get(f"{url}/{number}{part}", verify=trusted, timeout=30).text
                     )
 
         with heartbeat() as beats:

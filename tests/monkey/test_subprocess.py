@@ -101,7 +101,7 @@ def test_more_than_fits_into_the_pipes_goes_both_ways() -> None:
 
 def test_the_end_is_waited_for() -> None:
     with heartbeat() as heart:
-        for timeout in (None, 5):
+        for timeout in (None, 30):
             with subprocess.Popen(["sh", "-c", "read x; exit 3"], stdin=subprocess.PIPE) as process:
                 assert process.stdin is not None
                 assert process.poll() is None
@@ -111,26 +111,26 @@ def test_the_end_is_waited_for() -> None:
 
 
 def test_waiting_times_out() -> None:
-    with heartbeat(), subprocess.Popen(["sleep", "30"], stdout=subprocess.PIPE) as process:
+    with heartbeat(), subprocess.Popen(["sleep", "3600"], stdout=subprocess.PIPE) as process:
         for timeout in (0.003, 0, -1):
             with pytest.raises(subprocess.TimeoutExpired) as error:
                 process.wait(timeout)
             assert error.value.timeout == timeout
-            assert error.value.cmd == ["sleep", "30"]
+            assert error.value.cmd == ["sleep", "3600"]
         with pytest.raises(subprocess.TimeoutExpired):
             process.communicate(timeout=0.003)
         process.kill()
-        assert process.wait(5) == -signal.SIGKILL
+        assert process.wait(30) == -signal.SIGKILL
 
 
 def test_an_end_is_told_at_once() -> None:
     # Not in steps of 50 ms, as the original does it: between 63 and 113 ms it does not look.
     took: list[float] = []
-    while not took or (min(took) >= 0.04 and len(took) < 10):
+    while not took or (min(took) >= 0.04 and len(took) < 50):
         with subprocess.Popen(CAT, stdin=subprocess.PIPE) as process:
             start = time.monotonic()
             threading.Timer(0.066, process.kill).start()
-            process.wait(5)
+            process.wait(30)
             took.append(time.monotonic() - start - 0.066)
     # The machine may have been busy, but not each time.
     assert min(took) < 0.04, took
@@ -142,7 +142,7 @@ def test_several_threads_wait_for_one_child() -> None:
         codes: list[int] = []
         threads = [
             threading.Thread(target=lambda timeout=timeout: codes.append(process.wait(timeout)))
-            for timeout in (None, 5, None, 5)
+            for timeout in (None, 30, None, 30)
         ]
         for thread in threads:
             thread.start()
@@ -162,9 +162,9 @@ def test_the_shorthands() -> None:
     with pytest.raises(FileNotFoundError):
         subprocess.run(["/no/such/program"])
     with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run(["sleep", "10"], timeout=0.002)
+        subprocess.run(["sleep", "3600"], timeout=0.002)
     with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run(["sleep", "10"], capture_output=True, timeout=0.002)
+        subprocess.run(["sleep", "3600"], capture_output=True, timeout=0.002)
 
 
 def test_many_children_side_by_side() -> None:
@@ -185,16 +185,16 @@ def test_many_children_side_by_side() -> None:
 def test_a_run_that_is_cancelled_kills_its_child_and_collects_it() -> None:
     for output in (subprocess.PIPE, None):
         with aevent.move_on_after(0.02) as scope:
-            subprocess.run(["sleep", "30"], stdout=output)
+            subprocess.run(["sleep", "3600"], stdout=output)
         assert scope.cancelled_caught
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
 
 
 def test_leaving_a_child_alone_when_cancelled() -> None:
-    with aevent.move_on_after(0.01) as scope:
-        with subprocess.Popen(["sleep", "30"]) as process:
-            process.wait()
+    process = subprocess.Popen(["sleep", "3600"])
+    with aevent.move_on_after(0.01) as scope, process:
+        process.wait()
     assert scope.cancelled_caught
     assert process.poll() is None
     process.kill()

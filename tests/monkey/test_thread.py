@@ -26,7 +26,7 @@ def test_a_bare_thread_is_green_and_has_an_identity_of_its_own() -> None:
     system = threading.get_native_id()
     ident = _thread.start_new_thread(body, (1,), {"name": "x"})
     assert ident != _thread.get_ident()
-    assert done.acquire(timeout=5)
+    assert done.acquire(timeout=30)
     assert seen == [(1, ident, "x")]
     assert threading.get_native_id() == system
 
@@ -41,7 +41,7 @@ def test_a_thread_that_is_started_under_native_is_real() -> None:
 
     with aevent.native():
         _thread.start_new_thread(body, ())
-    assert done.wait(5)
+    assert done.wait(30)
     assert seen != [threading.get_native_id()]
 
 
@@ -64,7 +64,7 @@ def test_exit_ends_a_bare_thread_silently() -> None:
         after.append(1)
 
     _thread.start_new_thread(body, ())
-    assert began.wait(5)
+    assert began.wait(30)
     time.sleep(0.001)
     assert after == []
 
@@ -95,7 +95,7 @@ def test_a_lock_is_released_by_any_thread() -> None:
     lock = _thread.allocate_lock()
     lock.acquire()
     _thread.start_new_thread(lock.release, ())
-    assert lock.acquire(timeout=5)
+    assert lock.acquire(timeout=30)
 
 
 def test_an_rlock_is_released_by_its_owner_only() -> None:

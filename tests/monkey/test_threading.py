@@ -25,7 +25,7 @@ class Early(threading.Thread):
 def run_in_thread(fn: Callable[[], object], **options: Any) -> threading.Thread:
     thread = threading.Thread(target=fn, **options)
     thread.start()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     return thread
 
@@ -56,7 +56,7 @@ def test_the_original_is_a_real_thread() -> None:
     assert isinstance(thread, threading.Thread)
     thread.start()
     # From a task: the wait must not stop the others.
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert seen == [thread.native_id]
     assert thread.native_id != threading.get_native_id()
@@ -74,16 +74,16 @@ def test_real_threads_and_green_ones_join_each_other() -> None:
         green.join(0.01)
         joined.append(green.is_alive())
         tried.set()
-        green.join(5)
+        green.join(30)
         joined.append(green.is_alive())
 
     joiner = real(target=join)
     joiner.start()
     joiner.join(0.001)
     assert joiner.is_alive()
-    assert tried.wait(5)
+    assert tried.wait(30)
     release.set()
-    joiner.join(5)
+    joiner.join(30)
     assert joined == [True, False]
 
 
@@ -167,7 +167,7 @@ def test_current_thread_of_a_bare_thread_is_a_dummy() -> None:
         done.set()
 
     ident = _thread.start_new_thread(body, ())
-    assert done.wait(5)
+    assert done.wait(30)
     first, second = seen
     assert first is second
     assert (first.ident, first.daemon) == (ident, True)
@@ -271,14 +271,14 @@ def test_trace_and_profile_functions_are_a_threads_own() -> None:
 def test_timer_and_barrier() -> None:
     fired = threading.Event()
     threading.Timer(0.001, fired.set).start()
-    assert fired.wait(5)
-    never = threading.Timer(5, fired.clear)
+    assert fired.wait(30)
+    never = threading.Timer(3600, fired.clear)
     never.start()
     never.cancel()
-    never.join(1)
+    never.join(30)
     assert not never.is_alive()
 
-    barrier = threading.Barrier(3, timeout=5)
+    barrier = threading.Barrier(3, timeout=30)
     numbers: list[int] = []
     threads = [threading.Thread(target=lambda: numbers.append(barrier.wait())) for _ in range(3)]
     for thread in threads:
@@ -304,7 +304,7 @@ def test_a_condition_and_an_event_of_the_original_classes_wait_in_the_task() -> 
 
     with condition:
         threading.Thread(target=notify).start()
-        assert condition.wait(5)
+        assert condition.wait(30)
     assert ran == [1]
 
 
@@ -315,13 +315,16 @@ import aevent
 aevent.setup(sys.argv[1])
 import threading, time
 
+main_done = threading.Event()
+
 def worker():
-    time.sleep(0.05)
+    main_done.wait()
+    time.sleep(0.01)
     print("worker done")
 
 def daemon():
     try:
-        time.sleep(10)
+        time.sleep(3600)
     finally:
         print("daemon ended")
 
@@ -329,6 +332,7 @@ def main():
     threading.Thread(target=daemon, daemon=True).start()
     threading.Thread(target=worker).start()
     print("main done")
+    main_done.set()
 
 aevent.run(main)
 print("run done", threading.enumerate() == [threading.main_thread()])
@@ -355,13 +359,13 @@ thread.start(); thread.join()
 assert seen == [thread.native_id] != [threading.get_native_id()]
 lock = threading.Lock(); lock.acquire()
 threading.Timer(0.02, lock.release).start()
-assert lock.acquire(timeout=5)
+assert lock.acquire(timeout=30)
 event = threading.Event()
 threading.Timer(0.02, event.set).start()
-assert event.wait(5)
+assert event.wait(30)
 items = queue.Queue()
 threading.Timer(0.02, items.put, ("x",)).start()
-assert items.get(timeout=5) == "x"
+assert items.get(timeout=30) == "x"
 assert threading.enumerate()[0] is threading.main_thread()
 """
     fresh_ok(script, backend)

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 import aevent
+from tests.monkey.threads import taking_turns
 
 
 def test_sleepers_sleep_side_by_side() -> None:
     began = time.monotonic()
-    threads = [threading.Thread(target=time.sleep, args=(0.05,)) for _ in range(20)]
+    threads = [threading.Thread(target=time.sleep, args=(0.05,)) for _ in range(400)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 0.05 <= time.monotonic() - began < 0.5
+    # One after the other, it would be 20.
+    assert 0.05 <= time.monotonic() - began < 10
 
 
 def test_sleep_zero_lets_others_run() -> None:
@@ -59,21 +61,16 @@ def test_arguments_are_checked_as_by_the_original() -> None:
 
 
 def test_the_original_sleeps_under_native() -> None:
-    ran: list[int] = []
-    thread = threading.Thread(target=ran.append, args=(1,))
-    thread.start()
-    with aevent.native():
+    with taking_turns() as turns, aevent.native():
+        before = turns()
         time.sleep(0.02)
-        assert ran == []
+        assert turns() == before
         with aevent.patched():
             time.sleep(0.001)
-        assert ran == [1]
-    thread.join()
+        assert turns() > before
 
 
 def test_a_deadline_ends_a_sleep() -> None:
-    began = time.monotonic()
     with aevent.move_on_after(0.01) as scope:
-        time.sleep(5)
+        time.sleep(3600)
     assert scope.cancelled_caught
-    assert time.monotonic() - began < 1

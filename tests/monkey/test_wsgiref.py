@@ -30,13 +30,13 @@ def test_an_application_that_waits() -> None:
     def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         setup_testing_defaults(environ)
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        together.wait(5)
+        together.wait(30)
         start("200 OK", [("Content-Type", "text/plain")])
         return [environ["PATH_INFO"].encode(), b" ", body]
 
     def ask(number: int) -> None:
         request = urllib.request.Request(f"{url}/{number}", data=b"body")
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             answers.append(response.read())
 
     with (

@@ -22,7 +22,7 @@ import aevent
 aevent.setup(backend)
 
 #: Seconds for one test; then every stack is written out and the process ends. As in `conftest`.
-TIMEOUT = float(os.environ.get("AEVENT_TEST_TIMEOUT", "20")) / 2
+TIMEOUT = float(os.environ.get("AEVENT_TEST_TIMEOUT", "120")) / 2
 
 # faulthandler's watchdog is a thread of the system's.
 warnings.filterwarnings("ignore", ".*is multi-threaded", DeprecationWarning)

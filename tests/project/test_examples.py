@@ -19,7 +19,7 @@ def run_fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", str(FETCH), *arguments],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
     )
 
 
@@ -65,7 +65,7 @@ def test_database_queries_while_the_loop_goes_on() -> None:
         [sys.executable, "-W", "error", str(DATABASE), "--queries=2", "--rows=300000"],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
     )
     assert result.returncode == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == BACKENDS

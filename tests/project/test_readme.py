@@ -64,7 +64,7 @@ def test_readme_program_runs(program: str, server_url: str, tmp_path: Path) -> N
         },
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
     )
     assert result.returncode == 0, result.stderr
     assert sorted(result.stdout.splitlines()) == [f"200 {url}" for url in urls]
@@ -97,7 +97,7 @@ def test_documented_program_prints_what_is_said(
         env={**os.environ, "AEVENT_BACKEND": backend, "PYTHONUNBUFFERED": ""},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
     )
     assert (result.stdout, result.stderr) == (output, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 import aevent
 
 aevent.setup("native")
+
+#: Seconds for one test, as in `tests/conftest.py`.
+TIMEOUT = float(os.environ.get("AEVENT_TEST_TIMEOUT", "120"))
 
 #: What else may be installed that runs async tests.
 OTHERS = ("anyio", "asyncio", "hypothesispytest", "trio", "xdist")
@@ -28,9 +32,10 @@ def run_pytest(
         pytester.makepyfile(source)
         without = [word for name in OTHERS if name not in plugins for word in ("-p", f"no:{name}")]
         return pytester.runpytest_subprocess(
-            *("-p", "no:cacheprovider", "-W", warnings, "-o", "faulthandler_timeout=15"),
+            *("-p", "no:cacheprovider", "-W", warnings),
+            *("-o", f"faulthandler_timeout={TIMEOUT / 2}"),
             *(*without, *args),
-            timeout=18,
+            timeout=TIMEOUT * 0.75,
         )
 
     return run
