@@ -157,9 +157,13 @@ class _Stall:
         blocking = Blocking(
             self.task, self.kind, now - self.began, self.stack, self.afterwards, goes_on
         )
+        known: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
+        here = originals.get_ident()
+        was_known = here in known
         _log.warning("%s", blocking)
-        # The log has made something that stands for this thread, of which nobody need know.
-        threading._active.pop(originals.get_ident(), None)  # type: ignore[attr-defined]
+        if not was_known:
+            # The log has made something that stands for this thread, of which nobody need know.
+            known.pop(here, None)
         for callback in list(_callbacks):
             try:
                 callback(blocking)

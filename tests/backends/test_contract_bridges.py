@@ -166,9 +166,8 @@ def test_the_task_that_awaits_for_a_thread_ends_with_it(run: Run, backend: str) 
         async with aevent.TaskGroup() as group:
             for _ in range(5):
                 group.spawn(aevent.await_, aevent.sleep(0))
-        for _ in range(3):
+        while host_tasks() != before:
             await aevent.sleep(0.001)
-        assert host_tasks() == before
 
     run(main)
 
@@ -187,7 +186,8 @@ def test_a_thread_that_awaits_in_a_handler_while_it_awaits(run: Run) -> None:
 
     async def wait() -> str:
         signal.raise_signal(signal.SIGUSR1)
-        await aevent.sleep(0.005)
+        while not seen:
+            await aevent.sleep(0.001)
         return "done"
 
     def main() -> None:
@@ -388,6 +388,7 @@ async def task_of_the_host(fn: Callable[[], Coroutine[Any, Any, None]]) -> Async
 def test_a_portal_bestowed_on_a_task_that_waits(run_host: Run, host: str) -> None:
     started: list[Any] = []
     done: list[bool] = []
+    bestowed = anyio.Event()
 
     async def other() -> None:
         if sniffio.current_async_library() == "trio":
@@ -395,7 +396,7 @@ def test_a_portal_bestowed_on_a_task_that_waits(run_host: Run, host: str) -> Non
         else:
             started.append(asyncio.current_task())
         assert not aevent.has_portal()
-        await anyio.sleep(0.005)
+        await bestowed.wait()
         assert aevent.has_portal()
         time.sleep(0.001)
         done.append(True)
@@ -409,6 +410,7 @@ def test_a_portal_bestowed_on_a_task_that_waits(run_host: Run, host: str) -> Non
                 aevent.bestow_portal(started[0])
                 aevent.bestow_portal(started[0])
                 assert aevent.has_portal(started[0])
+                bestowed.set()
             with pytest.raises(RuntimeError, match="is no task of"):
                 aevent.bestow_portal(5)
         assert done == [True]

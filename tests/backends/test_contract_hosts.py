@@ -20,8 +20,10 @@ RunHost = Callable[..., Any]
 
 def test_runner_waits_for_threads_and_cancels_daemons(run_host: RunHost) -> None:
     log: list[str] = []
+    body_ends = threading.Event()
 
     def worker() -> None:
+        body_ends.wait()
         time.sleep(0.005)
         log.append("worker")
 
@@ -38,6 +40,7 @@ def test_runner_waits_for_threads_and_cancels_daemons(run_host: RunHost) -> None
             threading.Thread(target=daemon, daemon=True).start()
             threading.Thread(target=worker).start()
             log.append("body")
+            body_ends.set()
         log.append("left")
         await anyio.sleep(0)
         return "result"
@@ -385,8 +388,11 @@ def test_cancelling_an_asyncio_task_in_a_sync_call() -> None:
 def test_swallowing_an_asyncio_cancellation_lets_the_task_go_on_as_in_asyncio() -> None:
     import asyncio
 
+    log: list[str] = []
+
     async def child() -> str:
         await aevent.per_task()
+        log.append("ready")
         try:
             time.sleep(3600)
         except asyncio.CancelledError:
@@ -397,7 +403,9 @@ def test_swallowing_an_asyncio_cancellation_lets_the_task_go_on_as_in_asyncio() 
     async def main() -> str:
         async with aevent.runner():
             task = asyncio.create_task(child())
-            await asyncio.sleep(0.001)
+            while not log:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
             task.cancel()
             return await task
 

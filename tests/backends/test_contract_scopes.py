@@ -84,7 +84,7 @@ def test_a_deadline_ends_the_body(code: Code, wait: Callable[[float], None]) -> 
         with aevent.move_on_after(0.01) as scope:
             wait(3600)
         assert scope.cancelled_caught
-        assert 0.009 <= time.monotonic() - begin < 5
+        assert 0.009 <= time.monotonic() - begin < 30
 
     code(body)
 

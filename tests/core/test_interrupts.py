@@ -55,7 +55,7 @@ def waits():
         "queue": queue.Queue().get,
         "join": other.join,
         "await": lambda: aevent.await_(aevent.sleep_forever()),
-        "offload": lambda: aevent.offload(threading.Event().wait, 2),
+        "offload": lambda: aevent.offload(threading.Event().wait, 3600),
     }
 """
 
@@ -84,11 +84,9 @@ def interrupt(start_fresh: Start, communicate: Communicate) -> Interrupt:
             pytest.fail(f"{line}{out}\n{err}")
         # "ready" was printed just before it waits: there is nothing that could tell that it does.
         time.sleep(0.05)
-        begin = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = communicate(process)
         assert (err, process.returncode) == ("", 0), out
-        assert time.monotonic() - begin < 3
         return out.splitlines()
 
     return run
@@ -215,8 +213,8 @@ def compute():
 
 def main():
     global stop
-    threading.Thread(target=compute).start()
     try:
+        threading.Thread(target=compute).start()
         time.sleep(3600)
     finally:
         stop = True

@@ -32,7 +32,7 @@ aevent.on_blocking(reports.append)
 
 def blocks():
     with aevent.native():
-        time.sleep(0.2)
+        time.sleep(0.4)
 
 def reported():
     "The reports of that function; others are the machine's fault, which may have stood still."
@@ -46,9 +46,9 @@ async def until_reported():
 def check(report, task, kind):
     assert report.task == task, report.task
     assert report.kind == kind, report.kind
-    assert 0.1 < report.seconds < 5, report.seconds
+    assert 0.1 < report.seconds < 60, report.seconds
     assert not report.goes_on
-    assert "time.sleep(0.2)" in str(report) and "was held up for" in str(report), str(report)
+    assert "time.sleep(0.4)" in str(report) and "was held up for" in str(report), str(report)
     assert all("aevent" not in frame.filename for frame in report.stack[:1])
 """
 
@@ -98,7 +98,7 @@ def test_a_hosts_own_task_that_blocks_is_named(check: Callable[[str], None], bac
 import anyio
 
 async def blocks():
-    time.sleep._aevent_orig(0.2)
+    time.sleep._aevent_orig(0.4)
 
 async def main():
     async with anyio.create_task_group() as group:
@@ -107,7 +107,7 @@ async def main():
     # A task of trio's that has a portal, as those of anyio's groups do, is named by what it runs.
     name = "__main__.blocks" if backend == "trio" else "the culprit"
     assert (report.task, report.kind) == (name, "host"), report
-    assert 0.1 < report.seconds < 5
+    assert 0.1 < report.seconds < 60
 """)
 
 
@@ -158,7 +158,7 @@ async def task():
 
 async def main():
     # The machine may stand still now and then: not every time.
-    for _ in range(10):
+    for _ in range(30):
         reports.clear()
         async with aevent.TaskGroup() as group:
             group.spawn(worker)
@@ -193,20 +193,25 @@ async def main():
 
 def test_the_environment_sets_the_threshold(fresh: Callable[..., Any]) -> None:
     source = """
-import time, aevent
+import sys, time, aevent
 aevent.setup("native")
+reports = []
+aevent.on_blocking(reports.append)
 
 async def main():
     with aevent.native():
-        time.sleep(0.2)
+        time.sleep(0.4)
     await aevent.sleep(0.1)
+    while "reported" in sys.argv and not reports:
+        await aevent.sleep(0.01)
 
 aevent.run(main)
 """
     for value, expected in (("0.05", True), ("", False), ("0", False)):
-        done = fresh(source, env={"AEVENT_WARN_BLOCKING": value})
+        arguments = ["reported"] if expected else []
+        done = fresh(source, *arguments, env={"AEVENT_WARN_BLOCKING": value})
         assert done.returncode == 0, done.stderr
-        assert ("the loop was held up for 0." in done.stderr) == expected, done.stderr
+        assert ("the loop was held up for " in done.stderr) == expected, done.stderr
     done = fresh(source, env={"AEVENT_WARN_BLOCKING": "often"})
     assert "AEVENT_WARN_BLOCKING is 'often': it must be a number of seconds" in done.stderr
 
@@ -310,3 +315,7 @@ def test_a_report_leaves_no_thread_object_behind(reports: list[aevent.Blocking])
     while not done:
         time.sleep(0.001)
     assert len(threading.enumerate()) == before
+    # Only what the report itself has made: this thread is known.
+    look()
+    assert threading.current_thread() is threading.main_thread()
+    assert threading.main_thread() in threading.enumerate()

@@ -132,7 +132,8 @@ def main():
         call = channel.unary_unary("/service/Echo")
         answers = []
         threads = [
-            threading.Thread(target=lambda: answers.append(call(b"x", timeout=30))) for _ in range(4)
+            threading.Thread(target=lambda: answers.append(call(b"x", timeout=30)))
+            for _ in range(4)
         ]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
