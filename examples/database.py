@@ -108,6 +108,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--backend", action="append", choices=backends)
     parser.add_argument("--queries", type=int, default=4, metavar="N")
     parser.add_argument("--rows", type=int, default=500_000, metavar="N", help="counted by each")
+    parser.add_argument(
+        "--longest-gap",
+        type=float,
+        default=0.1,
+        metavar="SECONDS",
+        help="fail if the loop stands still for longer, and for half of the time (default: 0.1)",
+    )
     options = parser.parse_args()
     options.backend = options.backend or backends
     return options
@@ -130,7 +137,7 @@ def run() -> int:
         if found != [(number, options.rows) for number in range(options.queries)]:
             print(f"database.py: {backend}: wrong answers: {found}", file=sys.stderr)
             failed = True
-        if heartbeat.longest > max(took / 2, 0.1):
+        if heartbeat.longest > max(took / 2, options.longest_gap):
             print(f"database.py: {backend}: the loop stood still", file=sys.stderr)
             failed = True
     return 1 if failed else 0

@@ -177,7 +177,7 @@ def test_per_task_in_a_task_that_create_task_made(loop: str) -> None:
     async def main() -> int:
         async with aevent.runner():
             task = asyncio.create_task(child(), name="child")
-            assert await asyncio.wait_for(task, 5) == 7
+            assert await asyncio.wait_for(task, 30) == 7
             results = await asyncio.gather(child_named(), child_named())
             return sum(results)
 

@@ -125,7 +125,7 @@ def test_cancellation_abandons_the_call(run: Run) -> None:
         assert not ended.is_set()
         leave.set()
         # It runs to its end.
-        assert aevent.offload(ended.wait, 5)
+        assert aevent.offload(ended.wait, 30)
 
     run(main)
 

@@ -54,7 +54,7 @@ def test_asynchat() -> None:
             Session(connection)
 
     def ask(number: int) -> None:
-        with socket.create_connection(server.socket.getsockname(), 5) as client:
+        with socket.create_connection(server.socket.getsockname(), 30) as client:
             file = client.makefile("rwb")
             for turn in range(3):
                 file.write(b"%d of %d\n" % (turn, number))

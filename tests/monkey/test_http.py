@@ -112,7 +112,8 @@ def test_urlopen() -> None:
         with pytest.raises(urllib.error.HTTPError, match="404") as caught:
             urllib.request.urlopen(f"{url}/missing", timeout=30)
         caught.value.close()
-        with pytest.raises(TimeoutError, match="timed out"):
+        # A TimeoutError, or an URLError if it is not even connected then.
+        with pytest.raises(OSError, match="timed out"):
             urllib.request.urlopen(f"{url}/never", timeout=0.005)
         assert heart.ticks
 

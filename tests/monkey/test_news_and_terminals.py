@@ -85,7 +85,7 @@ def test_telnetlib() -> None:
         client.write(b"abc\n")
         assert client.read_until(b"$").strip() == b"cba\r\n$"
         client.write(b"xyz\n")
-        assert client.expect([rb"q+", rb"zy(x)"], 5)[0] == 1
+        assert client.expect([rb"q+", rb"zy(x)"], 30)[0] == 1
         client.read_until(b"$")
         # It waits in a selector.
         client.write(b"wait\n")

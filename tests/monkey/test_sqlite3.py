@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable
-from typing import Any
+import time
 
 import pytest
 
 import aevent
+from tests.monkey.heartbeat import TICKS, Heartbeat, heartbeat
 
 SLOW = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) SELECT count(*) FROM n
@@ -21,35 +21,37 @@ class Connection(sqlite3.Connection):
     execute = aevent.offloaded(sqlite3.Connection.execute)
 
 
-def heartbeat(function: Callable[..., Any], *args: Any) -> int:
-    """Calls the function; how often another task had its turn meanwhile."""
-    ticks = 0
-    done = threading.Event()
+def beating(connection: sqlite3.Connection, heart: Heartbeat) -> None:
+    """A function for queries: ends when others have gone on, so never if the query stops them."""
 
-    def tick() -> None:
-        nonlocal ticks
-        while not done.wait(0.001):
-            ticks += 1
+    def beaten() -> int:
+        until = heart.ticks + TICKS
+        while heart.ticks < until:
+            time.sleep(0.001)
+        return 5
 
-    thread = threading.Thread(target=tick)
-    thread.start()
-    function(*args)
-    done.set()
-    thread.join()
-    return ticks
+    connection.create_function("beaten", 0, beaten)
 
 
 def test_an_offloaded_call_lets_others_run() -> None:
-    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
-        assert heartbeat(aevent.offload, connection.execute, SLOW, (200_000,)) > 3
+    with (
+        contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection,
+        heartbeat() as heart,
+    ):
+        beating(connection, heart)
+        assert aevent.offload(connection.execute, "SELECT beaten()").fetchone() == (5,)
 
 
 def test_a_derived_class_with_offloaded_methods_lets_others_run() -> None:
-    with contextlib.closing(
-        sqlite3.connect(":memory:", check_same_thread=False, factory=Connection)
-    ) as connection:
+    with (
+        contextlib.closing(
+            sqlite3.connect(":memory:", check_same_thread=False, factory=Connection)
+        ) as connection,
+        heartbeat() as heart,
+    ):
         assert isinstance(connection, sqlite3.Connection)
-        assert heartbeat(connection.execute, SLOW, (200_000,)) > 3
+        beating(connection, heart)
+        assert connection.execute("SELECT beaten()").fetchone() == (5,)
         assert connection.execute("SELECT ?", (5,)).fetchone() == (5,)
         with pytest.raises(sqlite3.OperationalError, match="syntax error"):
             connection.execute("SELEKT")

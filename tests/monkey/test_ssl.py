@@ -281,7 +281,7 @@ def test_select_sees_a_second_record() -> None:
         right.sendall(b"two")
         assert left.recv(100) == b"one"
         assert left.pending() == 0
-        assert select.select([left], [], [], 5)[0] == [left]
+        assert select.select([left], [], [], 30)[0] == [left]
         assert left.recv(100) == b"two"
 
 
