@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 BACKENDS = ("native", "asyncio", "trio")
 
+#: Seconds: how long host code waits for other OS threads before it looks what green threads do.
+_A_MOMENT = 0.001
+
 
 def no_one() -> None:
     """Is called where nobody asked to be told."""
@@ -169,6 +172,23 @@ class HostBackend(Backend):
             self._ticking = False
             while self._deferred:
                 self._deferred.pop(0)()
+
+    def run_others_until(self, attempt: Callable[[float], bool]) -> bool:
+        """Has the green threads run until `attempt(seconds)`, which may wait so long, is true.
+
+        For host code that must have what one of them holds. To wait as usual would be to wait for
+        ever: they run in the same OS thread. False: inside a tick nobody else can run.
+        """
+        if self._ticking:
+            return False
+        more = False
+        try:
+            while not attempt(0 if more else _A_MOMENT):
+                more = self.tick()
+        finally:
+            if more:
+                _core.ask_for_tick()
+        return True
 
     def hide(self) -> None:
         """Green threads are about to run: they see no running loop, as real threads would not."""

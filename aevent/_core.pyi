@@ -59,6 +59,7 @@ __all__ = [
     "adopt_local",
     "after_fork_in_child",
     "all_tasks",
+    "ask_for_tick",
     "await_here",
     "breathe",
     "buffered_method",
@@ -1344,6 +1345,9 @@ def tick() -> bool:
     True: more are ready, so call again soon. False: wait until `loop_fd()` is readable.
     RuntimeError if no host drives the thread's loop, or from inside a tick.
     """
+
+def ask_for_tick() -> None:
+    """Makes `loop_fd()` readable: somebody is ready, and the host was not told so by `tick`."""
 
 def after_fork_in_child() -> None:
     """For `os.register_at_fork`: the running task is the only one, and the scheduler is fresh."""

@@ -149,6 +149,21 @@ def test_a_real_thread_waits_for_a_green_ones_import() -> None:
     assert done == [1, 1]
 
 
+def test_a_green_thread_under_native_waits_for_anothers_import() -> None:
+    done: list[Any] = []
+    with modules(slow_module="import time\ntime.sleep(0.005)\nvalue = 1\n"):
+
+        def green() -> None:
+            done.append(importlib.import_module("slow_module").value)
+
+        def blocking() -> None:
+            with aevent.native():
+                green()
+
+        _together(green, blocking)
+    assert done == [1, 1]
+
+
 def test_the_import_lock_is_held_by_one_green_thread() -> None:
     order: list[str] = []
 
@@ -261,3 +276,106 @@ def main():
 aevent.run(main)
 """
     fresh_ok(script, backend)
+
+
+HOSTS_TASK = """
+import pathlib, sys
+import aevent
+aevent.setup(sys.argv[1])
+import anyio, threading, time
+
+pathlib.Path(__file__).with_name("slow_module.py").write_text(sys.argv[2])
+order = []
+go_on = False
+
+def green():
+    import slow_module
+    order.append("green")
+
+def spin():
+    while not go_on:
+        pass
+
+async def main():
+    global go_on
+    async with aevent.runner():
+        threading.Thread(target=spin, daemon=True).start()
+        thread = threading.Thread(target=green)
+        thread.start()
+        while "slow_module" not in sys.modules:
+            await anyio.sleep(0)
+        import slow_module
+        order.append("host")
+        # Those that are ready now have their turn.
+        go_on = True
+        while thread.is_alive():
+            await anyio.sleep(0)
+    assert slow_module.value == 1
+    print(*sorted(order))
+
+if sys.argv[1] == "asyncio":
+    import asyncio
+    asyncio.run(main())
+else:
+    import trio
+    trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ntime.sleep(0.01)\nvalue = 1\n",
+        "import time\nend = time.thread_time() + 0.1\n"
+        "while time.thread_time() < end:\n    pass\nvalue = 1\n",
+    ],
+    ids=["waits", "computes"],
+)
+def test_a_hosts_task_imports_what_a_green_thread_is_importing(
+    source: str, fresh_ok: Any, backend: str
+) -> None:
+    """It cannot park, and the green thread is in the same OS thread."""
+    if backend != "native":
+        assert fresh_ok(HOSTS_TASK, backend, source) == "green host\n"
+
+
+IN_PORTAL = """
+import pathlib, sys
+import aevent
+aevent.setup(sys.argv[1])
+import anyio
+
+pathlib.Path(__file__).with_name("slow_module.py").write_text(sys.argv[2])
+beats = 0
+
+async def heart():
+    global beats
+    while beats >= 0:
+        beats += 1
+        await anyio.sleep(0)
+
+async def main():
+    global beats
+    async with aevent.TaskGroup() as group:
+        group.start_soon(heart)
+        while not beats:
+            await anyio.sleep(0)
+        before = beats
+        import slow_module
+        print(beats - before)
+        beats = -1
+
+aevent.run(main)
+"""
+
+
+def test_a_hosts_task_with_a_portal_imports_without_letting_others_run(
+    fresh_ok: Any, backend: str
+) -> None:
+    """Unless the module waits: they might need it, and those without a portal cannot park."""
+    source = (
+        "import threading, time\nlock = threading.Lock()\nend = time.thread_time() + 0.05\n"
+        "while time.thread_time() < end:\n    with lock:\n        pass\n"
+    )
+    if backend != "native":
+        assert fresh_ok(IN_PORTAL, backend, source) == "0\n"

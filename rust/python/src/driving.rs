@@ -145,6 +145,13 @@ pub fn tick(py: Python<'_>) -> PyResult<bool> {
     run_loop::obtain(py)?.tick(py)
 }
 
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn ask_for_tick(py: Python<'_>) -> PyResult<()> {
+    run_loop::obtain(py)?.scheduler.notify();
+    Ok(())
+}
+
 /// Who drives the thread's loop: "native", "host" or `None`.
 #[pyfunction]
 pub fn driver() -> Option<&'static str> {

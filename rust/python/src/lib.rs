@@ -257,6 +257,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(thread::current_task, module)?)?;
     module.add_function(wrap_pyfunction!(thread::main_task, module)?)?;
     module.add_function(wrap_pyfunction!(thread::current_thread, module)?)?;
+    module.add_function(wrap_pyfunction!(driving::ask_for_tick, module)?)?;
     module.add_function(wrap_pyfunction!(driving::driver, module)?)?;
     module.add_function(wrap_pyfunction!(driving::get_host, module)?)?;
     module.add_function(wrap_pyfunction!(thread::in_task, module)?)?;

@@ -25,7 +25,7 @@ use pyo3::prelude::*;
 use crate::run_loop::{self, Driver};
 use crate::task::{Kind, SchedulerRef, state};
 
-pub use frames::set_preemption_points;
+pub use frames::{is_importing, set_preemption_points};
 
 /// How often the interpreter is asked again when it was about something that is not to be left.
 const TRIES: u32 = 4;

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// The instructions at which a task may be left, by their numbers: those that jump back or begin a
@@ -44,6 +45,21 @@ pub fn is_ours(frame: &Bound<'_, PyAny>) -> bool {
     module_is(frame, |name| {
         name == "aevent" || name.starts_with("aevent.") || name.starts_with("importlib._")
     })
+}
+
+/// Whether the caller is, by way of the import system, a module's code.
+pub fn is_importing(py: Python<'_>) -> bool {
+    // SAFETY: attached; a borrowed reference or null.
+    let frame = unsafe { ffi::PyEval_GetFrame() };
+    // SAFETY: as above.
+    let mut frame = unsafe { Bound::from_borrowed_ptr_or_opt(py, frame.cast()) };
+    while let Some(each) = frame {
+        if module_is(&each, |name| name.starts_with("importlib._")) {
+            return true;
+        }
+        frame = each.getattr("f_back").ok().filter(|back| !back.is_none());
+    }
+    false
 }
 
 fn module_is(frame: &Bound<'_, PyAny>, test: impl FnOnce(&str) -> bool) -> bool {

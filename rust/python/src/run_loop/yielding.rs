@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use super::{Driver, Loop, Next, current};
 use crate::errors::{Outcome, Raised};
 use crate::portal;
+use crate::preempt;
 use crate::raw;
 use crate::stack::{self, Object};
 use crate::task::{Kind, Payload, TaskRef, state};
@@ -56,7 +57,8 @@ fn pause_portal(py: Python<'_>, event_loop: &Loop, me: TaskRef) -> Outcome<()> {
 }
 
 impl Loop {
-    /// Lets the others run first. Returns at once if there are none.
+    /// Lets the others run first. Returns at once if there are none, and in a host's task that imports
+    /// something: the host's other tasks, and its own code, could not wait for the module's lock.
     #[inline]
     pub fn yield_now(&self, py: Python<'_>) -> Outcome<()> {
         if self.generation.get() != fork::generation() {
@@ -89,6 +91,10 @@ impl Loop {
         };
         let pointer: *const Task<Payload> = Arc::as_ptr(&me);
         if state(&me).kind == Kind::Host {
+            if preempt::is_importing(py) {
+                self.set_current(me);
+                return Ok(());
+            }
             me.begin_yield();
             self.scheduler.enqueue(me.clone());
             return pause_portal(py, self, me);
