@@ -39,6 +39,9 @@ def no_one() -> None:
 class HostScope(Protocol):
     """A host's cancel scope. A host's task enters and leaves it; green threads may change it."""
 
+    #: Whether `__exit__` was called, or it was left otherwise, and whoever did that has said so.
+    is_left: bool
+
     @property
     def cancel_called(self) -> bool:
         """Whether it was cancelled, or its deadline has passed."""
@@ -293,6 +296,10 @@ class HostBackend(Backend):
 
         `ended()` is called when it is over, also if it was cancelled before it began.
         """
+
+    def cancellation_of_child(self, cancelled: BaseException) -> BaseException:
+        """What a child that was cancelled is to raise for that in a container of tasks."""
+        return cancelled
 
     @abstractmethod
     def open_tasks(self) -> AbstractAsyncContextManager[HostTasks]:

@@ -92,22 +92,25 @@ class HostGroup:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
     ) -> None:
+        cancelled: BaseException | None = None
+        rest: BaseException | None = None
         try:
-            with scope:
-                await fn(*args)
-        except BaseException as error:
-            cancelled, rest = split_cancelled(error, self._host.cancelled)
             try:
-                if rest is not None:
-                    self.children.fail(rest)
-                    self.cancel_scope.cancel()
-                if cancelled is not None:
-                    self._child_cancelled = True
-                    raise cancelled
-            finally:
-                # Their tracebacks refer to this frame.
-                del cancelled, rest
+                with scope:
+                    await fn(*args)
+            except BaseException as error:
+                cancelled, rest = split_cancelled(error, self._host.cancelled)
+            # Not while it is being handled: it would be the context of what the others are
+            # cancelled with.
+            if rest is not None:
+                self.children.fail(rest)
+                self.cancel_scope.cancel()
+            if cancelled is not None:
+                self._child_cancelled = True
+                raise self._host.cancellation_of_child(cancelled)
         finally:
+            # Their tracebacks refer to this frame.
+            del cancelled, rest
             member.end()
 
     async def _watch(self, watcher: _Watcher) -> None:
@@ -134,6 +137,7 @@ class HostGroup:
         """The body has ended with `error`. Whether that is absorbed."""
         host, children = self._host, self.children
         cancelled: BaseException | None = None
+        failures: list[BaseException] = []
         if error is not None:
             cancelled, rest = split_cancelled(error, host.cancelled)
             if rest is not None:
@@ -182,7 +186,13 @@ class HostGroup:
             if failures:
                 # What went wrong counts more than that it was cancelled meanwhile: a cancellation
                 # is found again at the next wait.
-                raise BaseExceptionGroup("unhandled errors in a TaskGroup", failures) from None
+                failure = BaseExceptionGroup("unhandled errors in a TaskGroup", failures)
+                try:
+                    raise failure from None
+                finally:
+                    # Nor has it a context, as in trio: the body's exception is in it.
+                    failure.__context__ = None
+                    del failure
             if cancelled is not None and not absorbed:
                 if cancelled is error:
                     return False
@@ -190,8 +200,10 @@ class HostGroup:
             return True
         finally:
             children.close()
+            if self._tasks is not None:
+                self._tasks.scope.is_left = True
             # The group is part of the traceback's frames, which it would otherwise keep alive.
-            del error, cancelled
+            del error, cancelled, failures
 
 
 class _Watcher:

@@ -50,7 +50,7 @@ class AnyioScope:
         self._deadline = deadline
         self._shield = shield
         self._cancel_called = False
-        self._exited = False
+        self.is_left = False
         self._beyond: Callable[[], float] | None = None
 
     @property
@@ -58,7 +58,7 @@ class AnyioScope:
         if self._scope is None:
             return self._cancel_called
         # anyio's waits for the loop's timer.
-        if not self._exited and _core.current_time() >= self._deadline:
+        if not self.is_left and _core.current_time() >= self._deadline:
             self.cancel()
             return True
         return self._scope.cancel_called
@@ -107,7 +107,7 @@ class AnyioScope:
         traceback: TracebackType | None,
     ) -> bool | None:
         assert self._scope is not None
-        self._exited = True
+        self.is_left = True
         return self._scope.__exit__(kind, error, traceback)
 
 
@@ -339,6 +339,10 @@ class AsyncioBackend(HostBackend):
         _detached.add(task)
         task.add_done_callback(_detached.discard)
         task.add_done_callback(lambda _: ended())
+
+    def cancellation_of_child(self, cancelled: BaseException) -> BaseException:
+        # What it is given stays in a reference cycle of anyio's: not with all the child's frames.
+        return asyncio.CancelledError(*cancelled.args)
 
     @asynccontextmanager
     async def open_tasks(self) -> AsyncIterator[HostTasks]:

@@ -29,6 +29,7 @@ class TrioScope:
         self._host = host
         self._scope = scope
         self._cancel_called = False
+        self.is_left = False
 
     @property
     def cancel_called(self) -> bool:
@@ -64,6 +65,7 @@ class TrioScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
+        self.is_left = True
         return self._scope.__exit__(kind, error, traceback)
 
 

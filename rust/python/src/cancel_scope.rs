@@ -113,7 +113,17 @@ impl CancelScope {
         Self(UnsafeCell::new(Inner::new(Stage::New)))
     }
 
-    /// Whether it is left: nobody but the task itself knows when that of a child is.
+    /// Whether it is left: nobody but the task itself, or the host, knows when that of a child is.
+    fn stage_now(&self, py: Python<'_>) -> PyResult<Stage> {
+        if let Some(host) = self.host(py)
+            && host.getattr(py, "is_left")?.is_truthy(py)?
+        {
+            return Ok(Stage::Exited);
+        }
+        Ok(self.stage())
+    }
+
+    /// The same without asking a host.
     fn stage(&self) -> Stage {
         let inner = self.inner();
         if inner.entered.is_none() && inner.node.as_ref().is_some_and(ScopeRef::is_closed) {
@@ -444,7 +454,7 @@ impl CancelScope {
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let stage = match self.stage() {
+        let stage = match self.stage_now(py)? {
             Stage::New => "unbound",
             Stage::Active => "active",
             Stage::Exited => "exited",

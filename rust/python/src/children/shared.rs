@@ -205,11 +205,13 @@ impl Shared {
 
     /// From now on nothing can be started here.
     pub fn close(&self) {
-        let woken = {
+        let (woken, cancelled) = {
             let inner = self.inner();
             inner.closed = true;
-            inner.scope.close()
+            (inner.scope.close(), inner.cancelled.take())
         };
+        // Its traceback has the child's frames.
+        drop(cancelled);
         for task in woken {
             task.unpark_owned();
         }
