@@ -381,8 +381,8 @@ def test_an_os_thread_may_set_the_deadline(code: Code, wait: Callable[[float], N
 
 
 def test_an_os_thread_may_move_a_deadline_away(code: Code, wait: Callable[[float], None]) -> None:
-    def body() -> None:
-        with aevent.move_on_after(0.02) as scope:
+    def is_cancelled_after(seconds: float) -> bool:
+        with aevent.move_on_after(seconds) as scope:
 
             def move() -> None:
                 scope.deadline = math.inf
@@ -390,8 +390,12 @@ def test_an_os_thread_may_move_a_deadline_away(code: Code, wait: Callable[[float
             thread = in_os_thread(move)
             with aevent.native():
                 thread.join()
-            wait(0.03)
-        assert not scope.cancel_called
+            wait(1.5 * seconds)
+        return scope.cancel_called
+
+    def body() -> None:
+        # The machine may stand still for so long that it is moved too late, but not any time.
+        assert not all(is_cancelled_after(seconds) for seconds in (0.02, 0.2, 1, 5))
 
     code(body)
 
@@ -403,13 +407,13 @@ def test_current_effective_deadline_is_the_nearest_that_is_not_shielded(code: Co
         look = aevent.current_effective_deadline
         assert look() == math.inf
         with aevent.move_on_at(now + 100):
-            assert look() == pytest.approx(now + 100, abs=0.1)
+            assert look() == pytest.approx(now + 100, abs=10)
             with aevent.move_on_at(now + 200):
-                assert look() == pytest.approx(now + 100, abs=0.1)
+                assert look() == pytest.approx(now + 100, abs=10)
             with aevent.move_on_at(now + 50):
-                assert look() == pytest.approx(now + 50, abs=0.1)
+                assert look() == pytest.approx(now + 50, abs=10)
             with aevent.move_on_at(now + 200, shield=True):
-                assert look() == pytest.approx(now + 200, abs=0.1)
+                assert look() == pytest.approx(now + 200, abs=10)
             with aevent.CancelScope() as scope:
                 scope.cancel()
                 assert look() == -math.inf

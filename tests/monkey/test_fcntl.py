@@ -201,6 +201,8 @@ def test_the_child_of_a_fork_waits_for_itself() -> None:
         def take() -> None:
             with open(file.name) as mine:
                 fcntl.flock(mine, fcntl.LOCK_EX)
+                # To close the file is not enough: the child has it open, too.
+                fcntl.flock(mine, fcntl.LOCK_UN)
 
         # The parent's turn is not the child's: its thread is not there to end it.
         thread = threading.Thread(target=take)
