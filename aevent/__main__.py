@@ -14,8 +14,8 @@ import linecache
 import os
 import pkgutil
 import runpy
-import signal
 import sys
+import threading
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -187,13 +187,16 @@ def prepare(options: Options) -> Callable[[], None]:
 #: Whether a host drives the loop of the program's process.
 _run_on_host = False
 
+#: The program has ended; threads of its are waited for.
+_is_over = False
+
 #: What becomes of the process: an exit status, or KeyboardInterrupt.
 _outcome: BaseException | None = None
 
 
 def _call(program: Callable[[], None]) -> None:
     """Runs the program, and reports its exception before its threads are waited for."""
-    global _outcome
+    global _is_over, _outcome
     process = os.getpid()
     failure: BaseException | None = None
     try:
@@ -214,6 +217,7 @@ def _call(program: Callable[[], None]) -> None:
         # In the child of a fork there is no host to go back to: the process ends with this task.
         atexit._run_exitfuncs()
         raise _outcome or SystemExit(0)
+    _is_over = True
 
 
 def _exit_status(code: object) -> SystemExit:
@@ -223,6 +227,18 @@ def _exit_status(code: object) -> SystemExit:
     sys.stdout.flush()
     print(code, file=sys.stderr)
     return SystemExit(1)
+
+
+def _ignore(error: BaseException) -> None:
+    """Reports what a signal has raised while threads were waited for, as the interpreter does.
+
+    It ends the wait, and changes nothing of what becomes of the process.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    source = threading if sys.version_info < (3, 13) else None
+    _core.print_ignored(error.with_traceback(traceback), source)
 
 
 def _silently(*_: object) -> None:
@@ -246,10 +262,10 @@ def main() -> None:
     _run.abandon_daemons = True
     try:
         run(_call, program)
-    except KeyboardInterrupt:
-        # While threads were waited for.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not _is_over:
+            raise
+        _ignore(error)
     finally:
         if "atexit" not in options.exclude:
             patched_atexit.run_all_in_task()

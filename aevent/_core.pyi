@@ -107,6 +107,7 @@ __all__ = [
     "owner_ident",
     "preempt",
     "print_exception",
+    "print_ignored",
     "queue_methods",
     "referrers",
     "replace_coroutine",
@@ -1363,6 +1364,9 @@ def referrers(
 
 def print_exception(error: BaseException) -> None:
     """Reports an exception as the interpreter reports one that has ended a program."""
+
+def print_ignored(error: BaseException, source: object = None) -> None:
+    """Reports an exception that ends nothing, by `sys.unraisablehook`; `source` has raised it."""
 
 def call_handling(error: BaseException, function: Callable[..., _T], /, *args: Any) -> _T:
     """Calls `function(*args)`, for which `sys.exc_info()` is the error with its traceback as it is.

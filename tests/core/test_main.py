@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -306,6 +307,63 @@ def test_an_interrupted_process_ends_by_the_signal(tmp_path: Path) -> None:
         # Where the signal has met it, we cannot know.
         assert err.startswith("Traceback") and err.endswith("KeyboardInterrupt\n"), err
         assert "aevent" not in err
+
+
+def wait_until_parked(pid: int) -> None:
+    """Until the main OS thread sleeps, and not for the interpreter, which it looks for each 5 ms.
+
+    A signal just before would be noticed by no one: CPython looks for them, and then waits.
+    """
+    status = Path(f"/proc/{pid}/task/{pid}/status")
+    before: list[str] = []
+    while True:
+        now = [
+            line for line in status.read_text().splitlines() if line.startswith(("State", "vol"))
+        ]
+        if now == before and "S (sleeping)" in now[0]:
+            return
+        before = now
+        time.sleep(0.05)
+
+
+INTERRUPTED_AT_ITS_END = """
+import signal, sys, threading
+def handler(number, frame):
+    raise SystemExit(4)
+if "exits" in sys.argv:
+    signal.signal(signal.SIGINT, handler)
+def wait():
+    threading.main_thread().join()
+    print("ready", flush=True)
+    threading.Event().wait()
+threading.Thread(target=wait).start()
+if "fails" in sys.argv:
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("case", ["returns", "fails", "exits"])
+def test_an_interrupt_ends_the_wait_for_threads_and_changes_no_status(
+    case: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(INTERRUPTED_AT_ITS_END)
+    outcomes = []
+    for ours in ((), *(("-m", "aevent", "-b", backend) for backend in BACKENDS)):
+        process = subprocess.Popen(
+            [sys.executable, *ours, "program.py", case],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        wait_until_parked(process.pid)
+        process.send_signal(signal.SIGINT)
+        lines = process.communicate()[1].splitlines()
+        # In between is where the wait has been.
+        outcomes.append((process.returncode, lines[0], lines[-1].rstrip(": ")))
+    assert outcomes[1:] == outcomes[:1] * len(BACKENDS)
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,14 @@ pub fn print_exception(error: Bound<'_, PyAny>) {
 
 /// See `_core.pyi`.
 #[pyfunction]
+#[pyo3(signature = (error, source=None))]
+pub fn print_ignored(error: Bound<'_, PyAny>, source: Option<&Bound<'_, PyAny>>) {
+    let py = error.py();
+    PyErr::from_value(error).write_unraisable(py, source);
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
 #[pyo3(signature = (error, function, /, *args))]
 pub fn call_handling<'py>(
     error: Bound<'py, PyAny>,

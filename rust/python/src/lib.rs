@@ -246,6 +246,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tracing::settrace_all_threads, module)?)?;
     module.add_function(wrap_pyfunction!(tracing::setprofile_all_threads, module)?)?;
     module.add_function(wrap_pyfunction!(driving::print_exception, module)?)?;
+    module.add_function(wrap_pyfunction!(driving::print_ignored, module)?)?;
     module.add_function(wrap_pyfunction!(driving::call_handling, module)?)?;
     module.add_function(wrap_pyfunction!(driving::after_fork_in_child, module)?)?;
     module.add_function(wrap_pyfunction!(portal::awaiting::await_here, module)?)?;
