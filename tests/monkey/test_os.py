@@ -338,6 +338,25 @@ def test_waits_for_any_child_that_were_given_up_take_no_threads() -> None:
         assert os.wait() == (pid, 0)
 
 
+def test_a_forked_child_waits_for_its_own_children() -> None:
+    with pipe() as (reader, writer):
+        sibling = child(lambda: os.read(reader, 1))
+        # The loop goes on asking, with a thread that the child does not have.
+        with aevent.move_on_after(0.001):
+            os.wait()
+
+        def wait() -> None:
+            with pipe() as (own_reader, own_writer):
+                grandchild = child(lambda: os.read(own_reader, 1))
+                threading.Timer(0.01, os.write, (own_writer, b"x")).start()
+                os._exit(7 if os.wait() == (grandchild, 0) else 1)
+
+        pid = child(wait)
+        assert os.waitpid(pid, 0) == (pid, 0x700)
+        os.write(writer, b"x")
+        assert os.wait() == (sibling, 0)
+
+
 def test_not_waiting_for_a_child_does_not_wait() -> None:
     with pipe() as (reader, writer):
         pid = child(lambda: os.read(reader, 1))
