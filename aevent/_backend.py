@@ -129,8 +129,11 @@ class HostBackend(Backend):
         self.token: Any = None
 
     @abstractmethod
-    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
-        """Runs the host's loop until `main()` is done. `options` are the host's own."""
+    def run(self, main: Callable[[], Awaitable[T]], name: str, options: dict[str, Any]) -> T:
+        """Runs the host's loop until `main()` is done, in a task that is called `name`.
+
+        `options` are the host's own.
+        """
 
     # --- driving the scheduler ---
 

@@ -20,6 +20,7 @@ from ._core import Cancelled, CancelScope
 from ._entry import NativeToken
 from ._exceptions import AeventError
 from ._signals import after_fork_in_child, in_main_os_thread, interrupts, wakeups
+from ._tasks import function_name
 from ._watchdog import watched
 
 if sys.version_info < (3, 11):
@@ -92,7 +93,7 @@ def run(fn: Callable[..., Any], *args: Any, backend: str | None = None, **option
             raise TypeError(f"the {adapter.name} backend has no option {option!r}: it has {choice}")
     with _main_thread(fn) as main, _plain_interrupts():
         if isinstance(adapter, HostBackend):
-            return _run_hosted(adapter, main, args, options)
+            return _run_hosted(adapter, main, args, fn, options)
         return _run_natively(main, args, fn, **options)
 
 
@@ -108,7 +109,11 @@ def _plain_interrupts() -> Iterator[None]:
 
 
 def _run_hosted(
-    adapter: HostBackend, fn: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    adapter: HostBackend,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    described: Callable[..., Any],
+    options: dict[str, Any],
 ) -> Any:
     clock: Any = options.get("clock")
     # A MockClock, or else trio's own affair.
@@ -128,25 +133,26 @@ def _run_hosted(
             with failed.cancels_body():
                 return await fn(*args)
 
-        return _run_in_time(adapter, in_body, clock, options)
+        return _run_in_time(adapter, in_body, function_name(described), clock, options)
 
     async def in_thread(children: _core.Children, failed: _HandlerFailed) -> Any:
         return await _run_main_thread(children, fn, args)
 
     with interrupts():
-        return _run_in_time(adapter, in_thread, clock, options)
+        return _run_in_time(adapter, in_thread, "aevent main thread", clock, options)
 
 
 def _run_in_time(
     adapter: HostBackend,
     body: Callable[[_core.Children, _HandlerFailed], Awaitable[Any]],
+    name: str,
     clock: AbstractContextManager[object] | None,
     options: dict[str, Any],
 ) -> Any:
     if clock is None:
-        return adapter.run(lambda: _run_on_host(adapter, body), options)
+        return adapter.run(lambda: _run_on_host(adapter, body), name, options)
     try:
-        return adapter.run(lambda: _run_on_host(adapter, body, clock), options)
+        return adapter.run(lambda: _run_on_host(adapter, body, clock), name, options)
     finally:
         # It may have run ahead. Nothing has a deadline now.
         _core.give_up_clock()

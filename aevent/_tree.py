@@ -163,7 +163,20 @@ def _host_node(thread: int, task: HostTask) -> TaskNode:
 
 def _frames(frame: FrameType | None) -> list[traceback.FrameSummary]:
     """The frames from a greenlet's outermost to `frame`."""
-    return list(traceback.StackSummary.extract(_reversed(frame), lookup_lines=True))
+    return _summary(_reversed(frame))
+
+
+def _summary(walked: list[tuple[FrameType, int]]) -> list[traceback.FrameSummary]:
+    """The frames for people: without ours around what the program has given to us."""
+    theirs = 0
+    while theirs < len(walked) and _is_ours(walked[theirs][0]):
+        theirs += 1
+    shown = walked[theirs:] or walked  # a task may be ours altogether
+    return list(traceback.StackSummary.extract(shown, lookup_lines=True))
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("aevent.")
 
 
 def _reversed(frame: FrameType | None) -> list[tuple[FrameType, int]]:
@@ -204,8 +217,7 @@ def _awaited(coro: Any) -> tuple[list[traceback.FrameSummary], str | None]:
             break
         frames.append((frame, frame.f_lineno or 0))
         coro = getattr(coro, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await", None)
-    stack = list(traceback.StackSummary.extract(frames, lookup_lines=True))
-    return stack, None if coro is None else type(coro).__qualname__
+    return _summary(frames), None if coro is None else type(coro).__qualname__
 
 
 # --- as text ---

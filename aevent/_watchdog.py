@@ -200,7 +200,7 @@ def threshold_from(warn_blocking: float | None) -> float | None:
             raise AeventError(
                 f"AEVENT_WARN_BLOCKING is {text!r}: it must be a number of seconds, such as 0.1"
             ) from None
-    if not 0 <= value < float("inf"):
+    if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise AeventError(f"warn_blocking must be a number of seconds, such as 0.1, not {value!r}")
     return float(value) or None
 

@@ -155,7 +155,7 @@ class AsyncioBackend(HostBackend):
         self._trees = 0
         self._tree_factory: Any = None
 
-    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
+    def run(self, main: Callable[[], Awaitable[T]], name: str, options: dict[str, Any]) -> T:
         # anyio imports what it needs for asyncio when it is first asked. Not in a wait: an
         # interrupt in the middle of that import would be raised in it; nor while the loop runs:
         # it takes a while.
@@ -163,6 +163,9 @@ class AsyncioBackend(HostBackend):
             anyio.get_cancelled_exc_class()
 
         async def coroutine() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            task.set_name(name)
             return await main()
 
         if "loop_factory" in options and sys.version_info < (3, 11):

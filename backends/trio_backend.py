@@ -107,8 +107,12 @@ class TrioBackend(HostBackend):
         self._clock: trio.abc.Clock | None = None
         self._follower: _Follower | None = None
 
-    def run(self, main: Callable[[], Awaitable[T]], options: dict[str, Any]) -> T:
-        return trio.run(main, **options)
+    def run(self, main: Callable[[], Awaitable[T]], name: str, options: dict[str, Any]) -> T:
+        async def named() -> T:
+            trio.lowlevel.current_task().name = name
+            return await main()
+
+        return trio.run(named, **options)
 
     def begin_ticking(self) -> None:
         self._token = trio.lowlevel.current_trio_token()

@@ -332,7 +332,7 @@ def test_a_scope_that_was_not_entered_cannot_be_left(code: Code) -> None:
 
 
 def test_a_scope_outside_a_task_says_what_to_do() -> None:
-    with pytest.raises(RuntimeError, match="outside a task"):
+    with pytest.raises(RuntimeError, match=r"a CancelScope was entered outside a task: start the"):
         with aevent.CancelScope():
             pass
 

@@ -96,6 +96,19 @@ def test_every_task_is_shown_where_it_waits(run: Run, backend: str, settle: Sett
     assert not tasks()
 
 
+def test_the_main_task_has_the_name_of_its_function_and_no_frame_of_ours(
+    backend: str, run: Run, settle: Settle
+) -> None:
+    async def main() -> None:
+        text = await aevent.to_thread.run_sync(aevent.format_tree)
+        (line,) = (each for each in text.splitlines() if f"{main.__qualname__} (" in each)
+        assert line.lstrip().startswith(f"task {__name__}."), line
+        first = tasks()["main"].stack[0]
+        assert (first.filename, first.name) == (__file__, "main")
+
+    run(main)
+
+
 def test_another_thread_may_look(run: Run, backend: str, settle: Settle) -> None:
     async def look() -> None:
         check(await aevent.to_thread.run_sync(tasks), backend)

@@ -216,8 +216,8 @@ aevent.run(main)
     assert "AEVENT_WARN_BLOCKING is 'often': it must be a number of seconds" in done.stderr
 
 
-@pytest.mark.parametrize("value", [-1, float("inf"), float("nan")])
-def test_a_threshold_that_is_none_is_an_error(value: float) -> None:
+@pytest.mark.parametrize("value", [-1, float("inf"), float("nan"), "often"])
+def test_a_threshold_that_is_none_is_an_error(value: Any) -> None:
     with pytest.raises(RuntimeError, match="warn_blocking must be a number of seconds, such as"):
         aevent.setup("native", warn_blocking=value)
 

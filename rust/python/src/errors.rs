@@ -184,6 +184,15 @@ pub fn no_task(what: &str) -> PyErr {
     ))
 }
 
+/// Somebody enters what belongs to a task, where there is none and no host's either.
+#[cold]
+pub fn not_in_task(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "{what} was entered outside a task: start the program with aevent.run(), or put 'async with \
+         aevent.runner():' around this code."
+    ))
+}
+
 /// An OS thread is about to wait for something that only a task parked on that thread could do.
 #[cold]
 pub fn deadlock() -> PyErr {

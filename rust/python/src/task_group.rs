@@ -203,10 +203,7 @@ impl TaskGroup {
             return Ok(entered.into_pyobject(py)?.into_any());
         }
         let Some(host) = portal::running_host(py, current.as_ref()) else {
-            return Err(PyRuntimeError::new_err(
-                "a TaskGroup was entered outside a task: start the program with aevent.run(), or \
-                 put 'async with aevent.runner():' around this code.",
-            ));
+            return Err(errors::not_in_task("a TaskGroup"));
         };
         Self::enter_host(slf, host)
     }
