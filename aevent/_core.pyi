@@ -1318,7 +1318,10 @@ def run_native(
     """
 
 def start_main(
-    function: Callable[..., object], args: tuple[Any, ...], children: Children
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    children: Children,
+    name: object = None,
 ) -> tuple[Task, CancelScope]:
     """Starts `function(*args)` as the main green thread of a runner that a host drives."""
 

@@ -136,7 +136,7 @@ def _run_hosted(
         return _run_in_time(adapter, in_body, function_name(described), clock, options)
 
     async def in_thread(children: _core.Children, failed: _HandlerFailed) -> Any:
-        return await _run_main_thread(children, fn, args)
+        return await _run_main_thread(children, fn, args, described)
 
     with interrupts():
         return _run_in_time(adapter, in_thread, "aevent main thread", clock, options)
@@ -268,9 +268,12 @@ def check_not_coroutine(fn: Callable[..., Any], result: Any) -> Any:
 
 
 async def _run_main_thread(
-    children: _core.Children, fn: Callable[..., Any], args: tuple[Any, ...]
+    children: _core.Children,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    described: Callable[..., Any],
 ) -> Any:
-    task, scope = _core.start_main(fn, args, children)
+    task, scope = _core.start_main(fn, args, children, described)
     try:
         await wait(task._finished_wait())
     except BaseException:

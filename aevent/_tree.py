@@ -124,11 +124,17 @@ def _task_node(thread: int, task: _core.Task, scope: ScopeNode) -> TaskNode:
     stack, awaits = [], None
     if frame is not None:
         stack = _frames(frame)
-    elif state == "running":
+    elif state == "running" or _waits_in_place(task, state):
         stack = _running_frames(thread)
     elif task.coro is not None:
         stack, awaits = _awaited(task.coro)
     return TaskNode(task_name(task), task.kind, state, stack, awaits, scope)
+
+
+def _waits_in_place(task: _core.Task, state: str) -> bool:
+    """Whether the loop waits for events on this task's own stack: nobody else is ready."""
+    in_sync_code = task.kind == "green" or getattr(task.coro, "cr_running", False)
+    return state == "parked" and in_sync_code
 
 
 def _host_nodes(host: HostBackend) -> list[ScopeNode | TaskNode]:
@@ -168,15 +174,14 @@ def _frames(frame: FrameType | None) -> list[traceback.FrameSummary]:
 
 def _summary(walked: list[tuple[FrameType, int]]) -> list[traceback.FrameSummary]:
     """The frames for people: without ours around what the program has given to us."""
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in walked]
     theirs = 0
-    while theirs < len(walked) and _is_ours(walked[theirs][0]):
+    while theirs < len(walked) and packages[theirs] == "aevent":
         theirs += 1
-    shown = walked[theirs:] or walked  # a task may be ours altogether
-    return list(traceback.StackSummary.extract(shown, lookup_lines=True))
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).startswith("aevent.")
+    # A task may be ours altogether.
+    if theirs == len(walked) or packages[theirs] in ("anyio", "asyncio", "trio"):
+        theirs = 0
+    return list(traceback.StackSummary.extract(walked[theirs:], lookup_lines=True))
 
 
 def _reversed(frame: FrameType | None) -> list[tuple[FrameType, int]]:

@@ -144,7 +144,7 @@ class TestLoop(ABC):
                 self._identity = self._adapter.task_identity()
             else:
                 self._task = _core.current_task()
-            self._green, _ = _core.start_main(self._serve_green, (), children)
+            self._green, _ = _core.start_main(self._serve_green, (), children, self._serve_green)
             _core.set_main(None)
             with CancelScope() as self._whole:
                 self._on_ready()

@@ -109,6 +109,22 @@ def test_the_main_task_has_the_name_of_its_function_and_no_frame_of_ours(
     run(main)
 
 
+def test_a_green_thread_that_waits_alone_is_shown_where_it_is(run: Run) -> None:
+    def main() -> dict[str, TaskNode]:
+        return aevent.offload(tasks)
+
+    def of_coroutine() -> None:
+        found.update(aevent.offload(tasks))
+
+    async def async_main() -> None:
+        of_coroutine()
+
+    assert "main" in functions(run(main)["main"])
+    found: dict[str, TaskNode] = {}
+    run(async_main)
+    assert "of_coroutine" in functions(found["async_main"])
+
+
 def test_another_thread_may_look(run: Run, backend: str, settle: Settle) -> None:
     async def look() -> None:
         check(await aevent.to_thread.run_sync(tasks), backend)

@@ -73,11 +73,13 @@ pub fn run_native(
 
 /// Starts `function(*args)` as the main green thread of a runner that a host drives.
 #[pyfunction]
+#[pyo3(signature = (function, args, children, name=None))]
 pub fn start_main(
     py: Python<'_>,
     function: Bound<'_, PyAny>,
     args: Bound<'_, PyTuple>,
     children: &Children,
+    name: Option<Py<PyAny>>,
 ) -> PyResult<(Task, CancelScope)> {
     let event_loop = run_loop::obtain(py)?;
     let context = context::copied_for_thread(py)?;
@@ -97,6 +99,7 @@ pub fn start_main(
         },
     );
     state(&task).is_thread = false;
+    state(&task).name = name;
     drop(event_loop.set_main(Some(task.clone())));
     let scope = state(&task).scope.clone().expect("a new task has a scope");
     Ok((

@@ -109,8 +109,8 @@ impl CancelScope {
 
     /// Opens a scope of the host's in its running task, which is `task` if that has a portal.
     pub(super) fn enter_host(&self, py: Python<'_>, task: Option<&TaskRef>) -> PyResult<()> {
-        let host = portal::running_host(py, task)
-            .ok_or_else(|| errors::not_in_task("a CancelScope"))?;
+        let host =
+            portal::running_host(py, task).ok_or_else(|| errors::not_in_task("a CancelScope"))?;
         let (deadline, shield) = {
             let inner = self.inner();
             (inner.deadline, inner.shield)
