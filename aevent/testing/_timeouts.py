@@ -41,6 +41,10 @@ class Timeout:
         self._job = job
         self._rings = 0
         self._over: Any = None
+        #: Held where the signal is sent: not when nobody handles it any more, for then it would
+        #: end the process.
+        self._sending = originals.allocate_lock()
+        self._is_over = False
         self._former: Any = None
 
     def __enter__(self) -> None:
@@ -55,13 +59,19 @@ class Timeout:
     def __exit__(self, *error: object) -> None:
         self._job.done.set()
         self._over.release()
+        with self._sending:
+            self._is_over = True
+        # One that has been sent meanwhile is handled before this changes anything.
         _signal(self._number, self._former)
 
     def _watch(self, main: int, over: _thread.LockType) -> None:
         for patience in (self._limit, GRACE, GRACE, GRACE):
             if over.acquire(timeout=patience):
                 return
-            _pthread_kill(main, self._number)
+            with self._sending:
+                if self._is_over:
+                    return
+                _pthread_kill(main, self._number)
         if over.acquire(timeout=GRACE):
             return
         os.write(2, f"\n{self._test} cannot be ended, and the run with it.\n".encode())

@@ -145,6 +145,37 @@ def test_what_does_not_react_is_left_behind(run_pytest: Run) -> None:
     result.stdout.fnmatch_lines(["*was told to end, and does not. Tasks:*"])
 
 
+def test_a_test_that_ends_just_when_it_is_to_be_told(run_pytest: Run) -> None:
+    """The signal is not sent when nobody handles it any more: it would end the run."""
+    result = run_pytest(
+        """
+    import time, pytest, aevent
+    from aevent.testing import _timeouts
+
+    late = []
+    send = _timeouts._pthread_kill
+
+    def send_late(*args):
+        late.append(True)
+        time.sleep(0.3)
+        send(*args)
+
+    _timeouts._pthread_kill = send_late
+
+    @pytest.mark.aevent(timeout=0.01)
+    def test_it():
+        with aevent.native():
+            while not late:
+                time.sleep(0.001)
+
+    def test_next():
+        time.sleep(0.001)
+    """,
+        ALL,
+    )
+    result.assert_outcomes(passed=6)
+
+
 @pytest.mark.parametrize("timeout", ["0", "-1", "soon"])
 def test_a_limit_that_is_none(run_pytest: Run, timeout: str) -> None:
     result = run_pytest("def test_it(): pass", ALL, f"--aevent-timeout={timeout}")
