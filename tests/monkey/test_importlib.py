@@ -282,11 +282,11 @@ HOSTS_TASK = """
 import pathlib, sys
 import aevent
 aevent.setup(sys.argv[1])
-import anyio, threading, time
+import anyio
 
 pathlib.Path(__file__).with_name("slow_module.py").write_text(sys.argv[2])
 order = []
-go_on = False
+importing = go_on = False
 
 def green():
     import slow_module
@@ -297,19 +297,16 @@ def spin():
         pass
 
 async def main():
-    global go_on
-    async with aevent.runner():
-        threading.Thread(target=spin, daemon=True).start()
-        thread = threading.Thread(target=green)
-        thread.start()
+    global importing, go_on
+    async with aevent.runner(), aevent.TaskGroup() as group:
+        group.spawn(spin)
+        group.spawn(green)
         while "slow_module" not in sys.modules:
             await anyio.sleep(0)
+        importing = True
         import slow_module
         order.append("host")
-        # Those that are ready now have their turn.
         go_on = True
-        while thread.is_alive():
-            await anyio.sleep(0)
     assert slow_module.value == 1
     print(*sorted(order))
 
@@ -325,9 +322,10 @@ else:
 @pytest.mark.parametrize(
     "source",
     [
-        "import time\ntime.sleep(0.01)\nvalue = 1\n",
-        "import time\nend = time.thread_time() + 0.1\n"
-        "while time.thread_time() < end:\n    pass\nvalue = 1\n",
+        "import __main__, time\nwhile not __main__.importing:\n    time.sleep(0.001)\n"
+        "time.sleep(0.01)\nvalue = 1\n",
+        "import __main__, time\nwhile not __main__.importing:\n    pass\n"
+        "end = time.thread_time() + 0.1\nwhile time.thread_time() < end:\n    pass\nvalue = 1\n",
     ],
     ids=["waits", "computes"],
 )
