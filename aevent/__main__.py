@@ -41,6 +41,10 @@ options:
   --no-preempt            do not preempt green threads that compute
   -h, --help              show this text and exit
   --version               show the version and exit
+
+environment:
+  AEVENT_BACKEND          the backend, unless --backend says it
+  AEVENT_WARN_BLOCKING    seconds: what holds up the loop for longer is logged
 """
 
 

@@ -74,7 +74,7 @@ def _named_to_sniffio() -> Iterator[None]:
 
 @contextmanager
 def native() -> Iterator[None]:
-    """Patched functions are the originals in the body, and may block the whole loop.
+    """A context manager: patched functions are the originals in the body, and may block the loop.
 
     For the running task only; without effect outside a task. Nests.
     """
@@ -88,7 +88,7 @@ def native() -> Iterator[None]:
 
 @contextmanager
 def patched() -> Iterator[None]:
-    """Patched functions cooperate again in the body, inside `native()`.
+    """A context manager: patched functions cooperate again in the body, inside `native()`.
 
     For the running task only; without effect outside a task. Nests.
     """

@@ -110,7 +110,7 @@ def doctor(file: TextIO | None = None) -> Diagnosis:
     """Prints what is patched, what had been taken too early, and what is loaded that blocks in C.
 
     Prints to `file`, by default standard output, and returns what it has found. Ask it when a
-    program stands still, after everything was imported.
+    program stands still, after everything was imported. May be called in any OS thread.
     """
     rules = list(_offload.rules)
     diagnosis = Diagnosis(

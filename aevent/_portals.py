@@ -22,6 +22,8 @@ async def per_task() -> None:
 
     On the native backend every task can, and in tasks that `aevent.run` or `TaskGroup.spawn`
     started there is a portal already; there this only is a checkpoint.
+
+    Raises `AeventError` in a host's task outside a runner. The portal stays until the task ends.
     """
     if _core.current_task() is None:
         current_host().install_portal()
@@ -29,7 +31,7 @@ async def per_task() -> None:
 
 
 async def ensure_portal() -> None:
-    """`per_task` by another name. A checkpoint."""
+    """`per_task` by the name that greenback's users know. A checkpoint."""
     await per_task()
 
 

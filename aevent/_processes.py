@@ -75,7 +75,7 @@ class _Pipe:
 
 
 class ReceivePipe(_Pipe):
-    """What a child writes."""
+    """What a child writes: `stdout` or `stderr` of a `Process`."""
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Waits for something to be written, and returns up to `max_bytes` of it. A checkpoint.
@@ -116,7 +116,7 @@ class ReceivePipe(_Pipe):
 
 
 class SendPipe(_Pipe):
-    """What a child reads."""
+    """What a child reads: `stdin` of a `Process`."""
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Writes all of `data`, waiting for room if need be. A checkpoint.

@@ -416,6 +416,8 @@ async def runner(*, _adapter: HostBackend | None = None) -> AsyncIterator[_core.
     For programs that `trio.run`, `asyncio.run` or `anyio.run` has started; `aevent.run` brings one
     of its own. Leaving it waits for the threads that are no daemons and then cancels the daemons;
     if it is left by an exception, all are cancelled. Nests.
+
+    Raises `AeventError` where neither trio nor asyncio nor aevent runs.
     """
     if _core.driver() == "native" or _core.task_kind() == "coroutine":
         children = _core.Children(keeps_errors=False)

@@ -19,12 +19,20 @@ def _duration(seconds: float | None) -> float:
 
 
 def move_on_at(deadline: float, *, shield: bool = False) -> CancelScope:
-    """A cancel scope with a deadline in seconds of `current_time()`."""
+    """A cancel scope with a deadline in seconds of `current_time()`, `math.inf` for none.
+
+    With `shield`, cancellation from outside does not reach the body. A plain `with`, in async and
+    synchronous code. Semantics `trio.move_on_at`'s. ValueError for NaN.
+    """
     return CancelScope(deadline=deadline, shield=shield)
 
 
 def move_on_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
-    """A cancel scope whose body is cancelled `seconds` after it begins; `None`: never."""
+    """A cancel scope whose body is cancelled `seconds` after it begins; `None`: never.
+
+    `cancelled_caught` of the scope tells that it was. As `move_on_at` otherwise; semantics
+    `trio.move_on_after`'s. ValueError for a negative number and NaN.
+    """
     return CancelScope(relative_deadline=_duration(seconds), shield=shield)
 
 
@@ -37,7 +45,10 @@ def fail_at(deadline: float, *, shield: bool = False) -> CancelScope:
 
 
 def fail_after(seconds: float | None, *, shield: bool = False) -> CancelScope:
-    """Like `move_on_after`, but raises `TimeoutError` if the deadline ended the body."""
+    """Like `move_on_after`, but raises `TimeoutError` if the deadline ended the body.
+
+    Only its own deadline: not one further out, nor somebody's `cancel()`.
+    """
     return move_on_after(seconds, shield=shield)._fail_at_deadline()
 
 

@@ -79,6 +79,10 @@ def setup(
 
     Calling it again with the same backend or none is fine; with another it is an error, since
     patched code is the same for all backends and `run(…, backend=…)` chooses one for a single call.
+    `exclude` and `rebind` come too late then and have no effect.
+
+    Raises `AeventError` for an argument that it does not know and for a backend that is not
+    installed, before anything is patched. Call it in the main OS thread.
     """
     name = check_name(backend or _run.default_backend())
     excluded = [exclude] if isinstance(exclude, str) else list(exclude)

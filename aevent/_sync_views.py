@@ -159,7 +159,10 @@ def async_iter(iterable: AsyncIterable[T]) -> Iterator[T]:
 
 
 def autoawait(fn: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """A synchronous function that calls the asynchronous `fn` and awaits what it returns."""
+    """A synchronous function that calls the asynchronous `fn` and awaits what it returns.
+
+    It parks its caller meanwhile, and raises what `fn` and `await_` raise.
+    """
 
     @functools.wraps(fn)
     def awaiting(*args: P.args, **kwargs: P.kwargs) -> T:

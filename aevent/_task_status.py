@@ -23,7 +23,10 @@ class TaskStatus(Protocol):
 
 
 class _Ignored:
-    """Does nothing, for a function that is called directly."""
+    """The default for a parameter `task_status`: the function can be called directly, too.
+
+    Its `started()` does nothing.
+    """
 
     def started(self, value: Any = None, /) -> None:
         pass

@@ -37,5 +37,5 @@ async def sleep_until(deadline: float) -> None:
 
 @_core.shortcut
 async def sleep_forever() -> None:
-    """Sleeps until it is cancelled."""
+    """Sleeps until it is cancelled. Semantics `trio.sleep_forever`'s."""
     await sleep(math.inf)

@@ -76,7 +76,11 @@ def task_tree() -> list[LoopNode]:
 
 
 def format_tree() -> str:
-    """`task_tree()` as text for people."""
+    """What every task of every loop is doing, as text for people.
+
+    `aevent.lowlevel.task_tree()` gives the same as data. Thread-safe; may be called in a signal
+    handler, too.
+    """
     lines: list[str] = []
     for loop in task_tree():
         lines.append(f"{loop.backend} loop in {loop.thread}:")
@@ -86,7 +90,10 @@ def format_tree() -> str:
 
 
 def print_tree(file: TextIO | None = None) -> None:
-    """Writes what every task of every loop is doing to `file`, or to stderr. As `task_tree`."""
+    """Writes what every task of every loop is doing to `file`, or to stderr.
+
+    As `format_tree`: from anywhere, another OS thread and a signal handler included.
+    """
     # At once: `file` may belong to a test that hangs.
     (sys.stderr if file is None else file).write(format_tree())
 

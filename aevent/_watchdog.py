@@ -46,7 +46,13 @@ TOO_LONG = 30.0
 
 @dataclass(frozen=True)
 class Blocking:
-    """A loop was held up: by whom, where, and for how long."""
+    """A loop was held up: by whom, where, and for how long.
+
+    `task` is the task's name. `kind` is "green", "coroutine" or "host", or `None` for a callback of
+    the host's. `seconds` is how long, `stack` where, the innermost call last. `afterwards` says
+    that the stack was taken when it was over, `goes_on` that it was not over yet. `str()` of it is
+    what is logged.
+    """
 
     #: The name of the task, or what else is known of it.
     task: str

@@ -1,4 +1,4 @@
-"""Tools for tests of programs that use aevent. The pytest plugin is `aevent.testing.plugin`."""
+"""Tools for tests of programs that use aevent. The pytest plugin needs no import."""
 
 from __future__ import annotations
 
