@@ -40,6 +40,8 @@ class HostGroup:
         #: Whether a child of the host's was cancelled, and not for its own scope.
         self._child_cancelled = False
         self.children = _core.Children()
+        #: Who has entered it.
+        self._task = 0
         self._scope: CancelScope | None = None
 
     @property
@@ -49,6 +51,7 @@ class HostGroup:
         return self._scope
 
     async def enter(self) -> TaskGroup:
+        self._task = self._host.task_identity()
         self._tasks = await self._manager.__aenter__()
         self.children.set_beyond(self._host.deadline_here())
         self._scope = CancelScope._of_host(self._tasks.scope)
@@ -132,6 +135,11 @@ class HostGroup:
         finally:
             if self._watcher() is watcher:
                 self._watcher = _nobody
+
+    def check_task(self) -> None:
+        """An error unless the running task is the one that has entered the group."""
+        if self._host.task_identity() != self._task:
+            raise RuntimeError("a TaskGroup is left by another task than the one that entered it")
 
     async def leave(self, error: BaseException | None) -> bool:
         """The body has ended with `error`. Whether that is absorbed."""

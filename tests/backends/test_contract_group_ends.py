@@ -119,3 +119,46 @@ def test_a_siblings_failure_is_not_the_context_of_a_cancellation(run: Run) -> No
     with pytest.raises(BaseException):  # noqa: B017 - a group of it
         run(main)
     assert contexts == [None]
+
+
+def test_a_group_is_left_once_and_by_the_task_that_has_entered_it(run: Run) -> None:
+    log: list[str] = []
+
+    async def leave(group: aevent.TaskGroup) -> None:
+        with pytest.raises(RuntimeError, match="by another task than the one that entered it"):
+            await group.__aexit__(None, None, None)
+        log.append("refused")
+
+    async def leave_again(group: aevent.TaskGroup) -> None:
+        with pytest.raises(RuntimeError, match="was left already"):
+            await group.__aexit__(None, None, None)
+
+    async def main() -> None:
+        async with aevent.TaskGroup() as outer:
+            async with aevent.TaskGroup() as group:
+                await outer.start(leave_first, group)
+                group.spawn(log.append, "child")
+            await leave_again(group)
+            async with aevent.TaskGroup() as group:
+                await group.__aexit__(None, None, None)
+                log.append("left early")
+                with pytest.raises(RuntimeError, match="closed"):
+                    group.spawn(log.append, "no")
+                raise Boom
+
+    async def leave_first(group: aevent.TaskGroup, *, task_status: aevent.TaskStatus) -> None:
+        await leave(group)
+        task_status.started()
+
+    def sync_main() -> None:
+        with aevent.TaskGroup() as group:
+            group.__exit__(None, None, None)
+
+    with pytest.raises(BaseException) as caught:
+        run(main)
+    left_already = leaves(caught.value)[0]
+    assert isinstance(left_already, RuntimeError)
+    assert isinstance(left_already.__context__, Boom)
+    assert log == ["refused", "child", "left early"]
+    with pytest.raises(RuntimeError, match="was left already"):
+        run(sync_main)

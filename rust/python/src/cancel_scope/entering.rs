@@ -44,6 +44,13 @@ impl CancelScope {
         node
     }
 
+    /// Whether the running task is the one of ours that has entered it.
+    pub fn is_entered_here(&self) -> bool {
+        let entered = self.inner().entered.as_ref();
+        entered
+            .is_some_and(|(task, _)| run_loop::current().is_some_and(|now| Arc::ptr_eq(&now, task)))
+    }
+
     /// Leaves it with `error`, which may be None. Whether the error is absorbed; or another error
     /// that takes its place.
     pub fn exit_ours(&self, error: &Bound<'_, PyAny>) -> PyResult<bool> {

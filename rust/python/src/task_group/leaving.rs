@@ -24,6 +24,8 @@ impl TaskGroup {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         match self.host(py) {
             Some(host) => {
+                self.check_not_left()?;
+                host.call_method0(py, "check_task")?;
                 self.inner().stage = Stage::Left;
                 Ok(Some(
                     host.call_method1(py, "leave", (error,))?.into_bound(py),
@@ -33,9 +35,23 @@ impl TaskGroup {
         }
     }
 
+    fn check_not_left(&self) -> PyResult<()> {
+        if self.inner().stage == Stage::Left {
+            return Err(PyRuntimeError::new_err("this TaskGroup was left already"));
+        }
+        Ok(())
+    }
+
     /// The body has ended, with `error` or None.
     pub(super) fn end_body(&self, error: &Bound<'_, PyAny>) -> PyResult<ChildrenRef> {
         let children = self.children()?;
+        self.check_not_left()?;
+        let scope = self.inner().scope.as_ref().ok_or_else(not_entered)?;
+        if !scope.get().is_entered_here() {
+            return Err(PyRuntimeError::new_err(
+                "a TaskGroup is left by another task than the one that entered it",
+            ));
+        }
         self.inner().stage = Stage::Left;
         if error.is_none() {
             return Ok(children);
