@@ -5,7 +5,7 @@ from __future__ import annotations
 import _queue
 import queue
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import _core
 from .._backend import checkpoint, wait
@@ -36,36 +36,52 @@ async def _when(
             notified.cancel()
 
 
+def _is_shut_down(self: queue.Queue[Any]) -> bool:
+    return getattr(self, "is_shutdown", False)  # from Python 3.13 on
+
+
+def _refuse() -> NoReturn:
+    raise queue.ShutDown  # type: ignore[attr-defined]
+
+
 async def _async_get(self: queue.Queue[Any], timeout: float | None = None) -> Any:
     """Takes the next item, waiting if need be. A checkpoint. Cancellation loses no item.
 
-    Raises `queue.Empty` when `timeout` seconds are over.
+    Raises `queue.Empty` when `timeout` seconds are over, and `queue.ShutDown` (Python 3.13) if the
+    queue is shut down and nothing is left.
     """
 
     def take() -> Any:
+        if not self._qsize():
+            _refuse()
         item = self._get()
         self.not_full.notify()
         return item
 
     with move_on_after(timeout):
-        return await _when(self, self.not_empty, lambda: self._qsize() > 0, take)
+        return await _when(
+            self, self.not_empty, lambda: self._qsize() > 0 or _is_shut_down(self), take
+        )
     raise queue.Empty
 
 
 async def _async_put(self: queue.Queue[Any], item: Any, timeout: float | None = None) -> None:
     """Puts `item`, waiting for room if need be. A checkpoint.
 
-    Raises `queue.Full` when `timeout` seconds are over.
+    Raises `queue.Full` when `timeout` seconds are over, and `queue.ShutDown` (Python 3.13) if the
+    queue is shut down.
     """
 
     def put() -> bool:
+        if _is_shut_down(self):
+            _refuse()
         self._put(item)
         self.unfinished_tasks += 1
         self.not_empty.notify()
         return True
 
     def has_room() -> bool:
-        return self.maxsize <= 0 or self._qsize() < self.maxsize
+        return self.maxsize <= 0 or self._qsize() < self.maxsize or _is_shut_down(self)
 
     with move_on_after(timeout):
         await _when(self, self.not_full, has_room, put)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import aevent
 from tests.core.threads import start, wait_for
 
 needs_shutdown = pytest.mark.skipif(
@@ -56,3 +57,31 @@ def test_shutting_down_ends_the_waits(anywhere: Any) -> None:
         assert sorted(ended) == ["get", "put"]
 
     anywhere(main)
+
+
+@needs_shutdown
+def test_async_code_is_told_of_a_shutdown_as_others_are() -> None:
+    async def main() -> None:
+        empty: Any = queue.Queue()
+        full: Any = queue.Queue(1)
+        full.put(0)
+        ended: list[str] = []
+
+        async def expect(name: str, call: Callable[..., Any], *args: object) -> None:
+            with pytest.raises(queue.ShutDown):  # type: ignore[attr-defined]
+                await call(*args)
+            ended.append(name)
+
+        async with aevent.TaskGroup() as tg:
+            tg.spawn(expect, "get", empty.async_get)
+            tg.spawn(expect, "put", full.async_put, 1)
+            while not (empty.not_empty._waiting() and full.not_full._waiting()):
+                await aevent.sleep(0)
+            empty.shutdown()
+            full.shutdown()
+        assert sorted(ended) == ["get", "put"]
+        assert await full.async_get() == 0
+        await expect("late get", full.async_get)
+        await expect("late put", empty.async_put, 1)
+
+    aevent.run(main)
