@@ -78,9 +78,13 @@ impl Loop {
                     self.set_current(me);
                 }
                 if !self.scheduler.has_ready() {
-                    // The handler of a signal that was noticed may have raised.
+                    // A signal may have been noticed there, while nobody was current. To wake the main
+                    // task has put it nowhere if it is the one that goes on here.
                     return match current() {
-                        Some(me) => wait::check_interrupt(&me),
+                        Some(me) => {
+                            self.call_handlers(&me)?;
+                            wait::check_interrupt(&me)
+                        }
                         None => Ok(()),
                     };
                 }
