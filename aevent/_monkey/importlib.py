@@ -86,8 +86,9 @@ def acquire_lock() -> None:
 
 def release_lock() -> None:
     _release()
-    # Asked of the lock, not of the moment: it may have been acquired before the loop had a driver.
-    if _lock._is_owned():
+    # Asked of the lock, too: it may have been acquired before the loop had a driver. And where it is not
+    # acquired, under `native()`, it is not released: who called that may have it.
+    if (_core.in_task() or _core.driver() == "host") and _lock._is_owned():
         _lock.release()
 
 
