@@ -179,18 +179,25 @@ class HostBackend(Backend):
             while self._deferred:
                 self._deferred.pop(0)()
 
+    def run_others(self) -> bool | None:
+        """Has the green threads run for host code that must have what one of them holds.
+
+        True: more of them are ready. `None`: inside a tick nobody else can run.
+        """
+        return None if self._ticking else self.tick()
+
     def run_others_until(self, attempt: Callable[[float], bool]) -> bool:
         """Has the green threads run until `attempt(seconds)`, which may wait so long, is true.
 
         For host code that must have what one of them holds. To wait as usual would be to wait for
         ever: they run in the same OS thread. False: inside a tick nobody else can run.
         """
-        if self._ticking:
-            return False
-        more = False
+        more: bool | None = False
         try:
             while not attempt(0 if more else _A_MOMENT):
-                more = self.tick()
+                more = self.run_others()
+                if more is None:
+                    return False
         finally:
             if more:
                 _core.ask_for_tick()

@@ -86,8 +86,8 @@ def acquire_lock() -> None:
 
 def release_lock() -> None:
     _release()
-    # Asked of the lock, too: it may have been acquired before the loop had a driver. And where it is not
-    # acquired, under `native()`, it is not released: who called that may have it.
+    # Asked of the lock, too: it may have been acquired before the loop had a driver. Where it is
+    # not acquired, under `native()`, it is not released: who called that may have it.
     if (_core.in_task() or _core.driver() == "host") and _lock._is_owned():
         _lock.release()
 

@@ -190,3 +190,69 @@ aevent.run(main)
         "ERROR:root:child",
         "ERROR:root:parent",
     ]
+
+
+HOST_LOGS = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import anyio, logging, threading, time
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        if record.msg == "green":
+            writing.set()
+            time.sleep(0.01)
+        print(record.msg)
+
+writing = threading.Event()
+logging.getLogger().addHandler(Handler())
+
+async def main():
+    async with aevent.runner(), aevent.TaskGroup() as group:
+        group.spawn(logging.warning, "green")
+        while not writing.is_set():
+            await anyio.sleep(0)
+        logging.warning("host")
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+def test_a_hosts_task_logs_while_a_green_thread_does(fresh_ok: Any, backend: str) -> None:
+    """It has no portal and cannot park: the green thread, in the same OS thread, is let go on."""
+    if backend != "native":
+        assert fresh_ok(HOST_LOGS, backend) == "green\nhost\n"
+
+
+HOST_IN_DEADLOCK = """
+import sys
+import aevent
+aevent.setup(sys.argv[1])
+import anyio, threading
+
+lock = threading.Lock()
+
+async def main():
+    go = anyio.Event()
+    def green():
+        with lock:
+            aevent.await_(go.wait())
+    async with aevent.runner(), aevent.TaskGroup() as group:
+        group.spawn(green)
+        while not lock.locked():
+            await anyio.sleep(0)
+        try:
+            lock.acquire()
+        except RuntimeError as error:
+            print("could never succeed" in str(error))
+        go.set()
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+def test_a_hosts_task_is_told_that_it_would_wait_for_ever(fresh_ok: Any, backend: str) -> None:
+    """Who holds the lock waits for the host."""
+    if backend != "native":
+        assert fresh_ok(HOST_IN_DEADLOCK, backend) == "True\n"

@@ -199,7 +199,8 @@ pub fn deadlock() -> PyErr {
     PyRuntimeError::new_err(
         "this blocking acquire could never succeed: the lock is held by a task of the same OS \
          thread, and the thread would wait here instead of running that task. It was called under \
-         aevent.native(), or in a finalizer or signal handler that ran inside the scheduler. Use a \
-         timeout, acquire(blocking=False), or take the lock outside of these.",
+         aevent.native(), in a finalizer or signal handler that ran inside the scheduler, or by a \
+         host's task without a portal that the holder waits for. Use a timeout, \
+         acquire(blocking=False), or take the lock outside of these.",
     )
 }

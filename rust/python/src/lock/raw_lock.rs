@@ -3,13 +3,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use aevent_runtime::clock::NEVER;
+use aevent_runtime::clock::{self, NEVER};
 use aevent_runtime::wait_queue::{self, Acquire};
 use pyo3::prelude::*;
 
 use crate::errors::{self, Outcome, Raised};
 use crate::run_loop;
 use crate::wait::{self, Pollable};
+
+/// How long a host's own code waits for a lock, in nanoseconds, until that counts as a deadlock.
+const PATIENCE: u64 = 5_000_000_000;
+
+/// How long it waits for other OS threads before it looks what green threads do.
+const MOMENT: u64 = 1_000_000;
 
 /// A lock that remembers on which thread's loop the task runs that took it, so that a wait that can
 /// never end is refused.
@@ -104,7 +110,7 @@ impl Raw {
         if deadline == NEVER {
             let holder = self.holder.load(Ordering::Relaxed);
             if holder != 0 && holder == run_loop::driven_loop() {
-                return Err(errors::deadlock().into());
+                return Ok(wait_in_host(py, |cx| acquire.poll(cx))?);
             }
         }
         Ok(wait::block_until(py, deadline, |cx| acquire.poll(cx))?)
@@ -120,6 +126,37 @@ impl Raw {
     #[inline(always)]
     pub fn release(&self) -> bool {
         self.lock.unlock()
+    }
+}
+
+/// A host's own code waits, in a task without a portal or in a callback, for what a green thread of the same
+/// OS thread holds: has the green threads run meanwhile. The lock of a logging handler is such, when the
+/// green thread that writes was preempted. `Err`: nobody can run here, or it took too long: who holds it may
+/// be waiting for the host.
+#[cold]
+fn wait_in_host(
+    py: Python<'_>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>,
+) -> PyResult<bool> {
+    let event_loop = run_loop::existing().filter(|_| run_loop::current().is_none());
+    let host = event_loop.and_then(|event_loop| Some((event_loop, event_loop.host(py)?)));
+    let Some((event_loop, host)) = host else {
+        return Err(errors::deadlock());
+    };
+    let give_up = clock::real() + PATIENCE;
+    let mut pause = 0;
+    loop {
+        if wait::block_until(py, clock::now().saturating_add(pause), &mut poll)? {
+            if pause == 0 {
+                event_loop.scheduler.notify();
+            }
+            return Ok(true);
+        }
+        let more: Option<bool> = host.call_method0(py, "run_others")?.extract(py)?;
+        match more {
+            Some(more) if clock::real() < give_up => pause = if more { 0 } else { MOMENT },
+            _ => return Err(errors::deadlock()),
+        }
     }
 }
 
